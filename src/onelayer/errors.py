@@ -1,0 +1,9 @@
+"""The two ways a command ends badly, each with one plain sentence for the person who typed it."""
+
+
+class UserError(Exception):
+    """The user's input is wrong (exit code 2). The message is one sentence: what, where, what would be right."""
+
+
+class RunStopped(Exception):
+    """A run cannot go on and says why in one sentence (exit code 1), e.g. rewards that never vary."""

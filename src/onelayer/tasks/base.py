@@ -1,0 +1,43 @@
+"""What a task is: problems in three splits that never overlap, and a reward for completions.
+
+The *train* split is for updates only. The *selection* split is for every choice (learning rate, best layers, early
+stopping). The *test* split is for every reported score. Choosing and judging on the same problems would report the
+winner's luck as its merit.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Prompt = str | list[dict[str, str]]
+"""Plain text, or chat messages ``[{"role": ..., "content": ...}]`` that go through the model's chat template."""
+
+Split = Literal["train", "selection", "test"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem. ``id`` is unique within its task and never changes: it keys the sampling and the stored scores."""
+
+    id: int
+    prompt: Prompt
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Everything else of the row (``answer``, ``tests``, ...): handed to the reward by name."""
+
+
+class Task(Protocol):
+    """A set of problems with a reward."""
+
+    name: str
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """The problems of a split, in a fixed order. The splits are disjoint in ids and in prompts."""
+        ...
+
+    def reward(self, prompts: list[Prompt], completions: list[Any], **columns: Any) -> list[float | None]:
+        """Score completions, with TRL's signature.
+
+        Each of ``columns`` is a list as long as ``completions``. A completion is text for a text prompt, and
+        ``[{"role": "assistant", "content": text}]`` for chat messages. ``None`` means that this reward does not apply.
+        """
+        ...
