@@ -1,0 +1,1 @@
+"""Worlds an agent acts in over many turns, with text in and text out."""
