@@ -1,0 +1,160 @@
+"""Make a small base model for one of the bundled tasks: a real transformer that RL has something to teach.
+
+    python scripts/make_base_model.py --architecture qwen3 --task arithmetic --output DIR
+
+The model is pretrained from scratch on text that mixes competing strategies: some completions follow the right
+procedure, more of them follow a plausible wrong one, the rest are noise. Greedy decoding then picks the wrong strategy
+wherever the two differ, and RL has to change what the model does, not only to sharpen it. Trained on right answers with
+noise instead, greedy decoding is already right.
+
+Pretraining draws prompts from the task's train split alone: no answer of a selection or test problem, right or wrong,
+is ever seen.
+
+One thread, fixed seeds: the same command on the same machine and versions writes the same bytes.
+"""
+
+import argparse
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch.nn.functional import cross_entropy
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from onelayer.tasks.arithmetic import OPERANDS, ArithmeticTask, worked_steps
+
+PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a base model is pretrained on: its alphabet, and a generator of (prompt, completion) texts."""
+
+    characters: str
+    max_length: int
+    """Most tokens in a prompt, its completion and the end-of-sequence token."""
+    generator: Callable[[random.Random], Callable[[], tuple[str, str]]]
+
+
+def arithmetic_texts(rng: random.Random) -> Callable[[], tuple[str, str]]:
+    """Sums of the train split: 35 % right, 45 % lose the carry, 20 % guess."""
+    prompts = [str(problem.prompt) for problem in ArithmeticTask().problems("train")]
+
+    def sample() -> tuple[str, str]:
+        prompt = rng.choice(prompts)
+        a, b = (int(number) for number in prompt.rstrip("=").split("+"))
+        strategy = rng.choices(["right", "loses the carry", "guesses"], [0.35, 0.45, 0.20])[0]
+        if strategy == "guesses":
+            a, b = rng.choice(OPERANDS), rng.choice(OPERANDS)
+        return prompt, worked_steps(a, b, carry=strategy != "loses the carry")
+
+    return sample
+
+
+RECIPES = {"arithmetic": Recipe("0123456789+=,#", 16, arithmetic_texts)}
+
+
+def make_tokenizer(characters: str) -> PreTrainedTokenizerFast:
+    """Return a tokenizer with one token per character, and padding and end-of-sequence tokens."""
+    vocabulary = {token: index for index, token in enumerate([PAD, EOS, UNKNOWN, *characters])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNKNOWN,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_model(architecture: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Return a randomly initialised model: 8 layers of width 64; the Qwen3 one ties its embeddings, the other not."""
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 192,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if architecture == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=16, tie_word_embeddings=True))
+    return Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=False))
+
+
+def make_batch(
+    texts: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and labels, both (texts, width), padded on the right; only completions and EOS have labels."""
+    ids = torch.full((len(texts), width), tokenizer.pad_token_id)
+    labels = torch.full((len(texts), width), IGNORED)
+    for row, (prompt, completion) in enumerate(texts):
+        before = tokenizer.encode(prompt)
+        after = [*tokenizer.encode(completion), tokenizer.eos_token_id]
+        ids[row, : len(before) + len(after)] = torch.tensor(before + after)
+        labels[row, len(before) : len(before) + len(after)] = torch.tensor(after)
+    return ids, labels
+
+
+def pretrain(
+    architecture: str, task: str, *, steps: int, batch_size: int = 128, learning_rate: float = 2e-3, seed: int = 0
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Pretrain from scratch: AdamW, 100 steps of warm-up, then a cosine to zero."""
+    recipe = RECIPES[task]
+    torch.manual_seed(seed)
+    sample = recipe.generator(random.Random(seed))
+    tokenizer = make_tokenizer(recipe.characters)
+    model = make_model(architecture, tokenizer).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    for step in range(steps):
+        rate = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * rate
+        ids, labels = make_batch([sample() for _ in range(batch_size)], tokenizer, recipe.max_length)
+        logits = model(input_ids=ids).logits[:, :-1]
+        loss = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 100 == 99:
+            print(f"step {step + 1}/{steps}  loss {loss.item():.4f}", flush=True)
+    return model.eval(), tokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architecture", choices=["qwen3", "qwen2.5"], required=True)
+    parser.add_argument("--task", choices=sorted(RECIPES), required=True)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write the model and its tokenizer to")
+    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps of 128 texts (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and the texts (default: %(default)s)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    model, tokenizer = pretrain(arguments.architecture, arguments.task, steps=arguments.steps, seed=arguments.seed)
+    model.save_pretrained(arguments.output)
+    tokenizer.save_pretrained(arguments.output)
+    print(f"wrote {arguments.output}: {sum(weights.numel() for weights in model.parameters()):,} parameters")
+
+
+if __name__ == "__main__":
+    main()
