@@ -1,0 +1,207 @@
+"""What a report shows, read from a scan folder: the profile, the settings, the cost of the arms, the learning curves.
+
+A scan that still runs has a profile of the layers scored so far (with ``"running": true``) or none yet; what is missing
+is not shown. What is there must have the right form: a damaged file is an error, never an empty figure.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from onelayer.contribution import Verdict
+from onelayer.errors import UserError
+from onelayer.profile import ArmProfile, Profile
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One arm as tables and figures show it; None is "not known".
+
+    Scores and differences to the base are in the task's own unit, ``length`` in completion tokens, ``truncation`` is a
+    share of completions, ``seconds`` is the wall-clock time of the training and ``memory`` its peak in bytes.
+    """
+
+    name: str
+    score: float | None
+    difference: float | None = None
+    difference_ci: Interval | None = None
+    contribution: float | None = None
+    contribution_ci: Interval | None = None
+    verdict: Verdict | None = None
+    flip_sd: float | None = None
+    truncation: float | None = None
+    length: float | None = None
+    layer: int | None = None
+    depth: float | None = None
+    plan: str | None = None
+    parameters: int | None = None
+    seconds: float | None = None
+    memory: float | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """A profile arranged for showing; ``layers`` in the order of the model."""
+
+    profile: Profile
+    base: Entry
+    full: Entry
+    layers: tuple[Entry, ...]
+    strategies: tuple[Entry, ...]
+
+    @classmethod
+    def of(cls, profile: Profile, records: Mapping[str, Mapping[str, Any]] | None = None) -> "View":
+        """Arrange a profile; ``records`` are the arm.json of its arms by arm name, for what the arms cost."""
+        records = records or {}
+
+        def cost(arm: str) -> dict[str, Any]:
+            keys = {"parameters": "trained_parameters", "seconds": "seconds", "memory": "peak_memory"}
+            return {name: records.get(arm, {}).get(key) for name, key in keys.items()}
+
+        def measured(arm: ArmProfile) -> dict[str, Any]:
+            return {
+                "score": arm.score,
+                "difference": arm.score - profile.base_score if arm.difference is None else arm.difference,
+                "difference_ci": arm.difference_ci,
+                "contribution": arm.contribution,
+                "contribution_ci": None if arm.ci_low is None or arm.ci_high is None else (arm.ci_low, arm.ci_high),
+                "verdict": arm.verdict,
+                "flip_sd": arm.flip_sd,
+                "truncation": arm.truncation_rate,
+                "length": arm.mean_length,
+            }
+
+        def reference(name: str, score: float, **more: Any) -> Entry:
+            rate, length = profile.truncation_rate.get(name), profile.mean_length.get(name)
+            return Entry(name, score, truncation=rate, length=length, **more)
+
+        gain = profile.full_score - profile.base_score
+        return cls(
+            profile=profile,
+            base=reference("base", profile.base_score),
+            full=reference("full", profile.full_score, difference=gain, difference_ci=profile.gain_ci, **cost("full")),
+            layers=tuple(
+                Entry(
+                    f"layer {row.layer}",
+                    layer=row.layer,
+                    depth=row.depth,
+                    **measured(row),
+                    **cost(f"layer-{row.layer:02d}"),
+                )
+                for row in sorted(profile.layers, key=lambda row: row.layer)
+            ),
+            strategies=tuple(
+                Entry(row.name, plan=row.plan, **measured(row), **cost(row.name)) for row in profile.strategies
+            ),
+        )
+
+    @property
+    def ranked(self) -> list[Entry]:
+        """The layers, best first."""
+        by_layer = {row.layer: row for row in self.layers}
+        return [by_layer[layer] for layer in self.profile.ranking]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training run: its name, its arm.json (empty until it is done) and its rows of metrics.jsonl."""
+
+    name: str
+    layer: int | None
+    """The one layer that it trains, or None: full training, a strategy."""
+    seed: int
+    record: Mapping[str, Any]
+    metrics: tuple[Mapping[str, Any], ...]
+
+    @property
+    def plan(self) -> str:
+        """The name without the seed."""
+        return re.sub(r"-seed\d+$", "", self.name)
+
+    def curve(self, metric: str) -> tuple[list[int], list[float]]:
+        """Steps and values of a metric, where it was logged."""
+        rows = [(row["step"], row[metric]) for row in self.metrics if row.get(metric) is not None]
+        return [step for step, _ in rows], [value for _, value in rows]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan folder, read. ``view`` is None while there is no profile, ``settings`` is the whole of config.yaml."""
+
+    folder: Path
+    view: View | None
+    settings: Mapping[str, Any]
+    arms: tuple[Arm, ...]
+    running: bool
+
+    @property
+    def name(self) -> str:
+        """Model and task, as far as they are known, for titles and legends."""
+        if self.view is not None:
+            return f"{self.view.profile.model} · {self.view.profile.task}"
+        return (
+            " · ".join(str(self.settings[key]) for key in ("model", "task") if self.settings.get(key))
+            or self.folder.name
+        )
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where} is not valid JSON ({error}); restore it or remove it.") from error
+
+
+def read_arm(folder: Path) -> Arm:
+    """Read what an arm has logged so far. The last line may be half-written while it trains and is then left out."""
+    name = re.fullmatch(r"(layer-(?P<layer>\d+)|.+?)(-seed(?P<seed>\d+))?", folder.name)
+    assert name is not None  # the pattern matches every name
+    record, metrics = folder / "arm.json", folder / "metrics.jsonl"
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
+    return Arm(
+        name=folder.name,
+        layer=int(name["layer"]) if name["layer"] else None,
+        seed=int(name["seed"] or 0),
+        record=_parse(record.read_text(encoding="utf-8"), str(record)) if record.exists() else {},
+        metrics=tuple(
+            _parse(line, f"{metrics}, line {number},")
+            for number, line in enumerate(lines, start=1)
+            if line.endswith("\n")
+        ),
+    )
+
+
+def read_scan(folder: Path) -> Scan:
+    """Read a scan folder, finished or not.
+
+    Raises:
+        UserError: no scan folder, or a damaged file in it.
+    """
+    path, config, arms_folder = folder / "profile.json", folder / "config.yaml", folder / "arms"
+    if not path.exists() and not arms_folder.is_dir():
+        raise UserError(
+            f"{folder} is no scan folder: it has neither profile.json nor arms/; name the --output of a scan."
+        )
+    arms = [read_arm(arm) for arm in sorted(arms_folder.iterdir()) if arm.is_dir()] if arms_folder.is_dir() else []
+    profile = Profile.load(path) if path.exists() else None
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{config} is not valid YAML ({error}); restore it or remove it.") from error
+    if not isinstance(settings, Mapping):
+        raise UserError(f"{config} should hold `key: value` lines.")
+    records = {arm.plan: arm.record for arm in reversed(arms)}
+    return Scan(
+        folder=folder,
+        view=None if profile is None else View.of(profile, records),
+        settings=settings,
+        arms=tuple(arm for arm in arms if arm.metrics),
+        running=profile is None or bool((profile.model_extra or {}).get("running")),
+    )

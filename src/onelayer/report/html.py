@@ -1,0 +1,198 @@
+"""The report of one or several scans: one HTML page that needs no network, with the pictures and numbers beside it."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+import onelayer
+from onelayer.errors import UserError
+from onelayer.recommend import Recommendation
+from onelayer.report import figures, tables, wording
+from onelayer.report.data import Scan, View, read_scan
+from onelayer.report.figures import Picture
+from onelayer.report.tables import Table
+
+REFRESH_SECONDS = 20
+"""How often the page of a running scan loads itself again."""
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where a report was written."""
+
+    html: Path
+    pictures: tuple[Path, ...]
+    numbers: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number worth a glance."""
+
+    label: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that the page says about one scan. What is None or empty is not shown."""
+
+    name: str
+    headline: str
+    about: str
+    progress: str | None
+    """How far the scan is, while it runs."""
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    tiles: tuple[Tile, ...] = ()
+    contribution: Picture | None = None
+    ranking: Table | None = None
+    recommended: Recommendation | None = None
+    strategies: Picture | None = None
+    strategy_table: Table | None = None
+    pairs: Table | None = None
+    curves: tuple[Picture, ...] = ()
+    commands: tuple[str, ...] = ()
+    facts: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
+
+
+def _tiles(view: View) -> list[Tile]:
+    """The scores of base and full, the gain, and how many layers reach it."""
+    decimals, profile = wording.score_decimals(view), view.profile
+    note = f"95 % interval {wording.interval(profile.gain_ci, decimals)}" if profile.gain_ci else "no interval"
+    tiles = [
+        Tile("Base score", wording.number(view.base.score, decimals), "before training"),
+        Tile("Full training", wording.number(view.full.score, decimals), "all parameters"),
+        Tile("Gain", wording.number(view.full.difference, decimals, signed=True), note),
+    ]
+    if profile.refused is None and view.layers:
+        good = f"{wording.as_good_as_full(view)} of {len(view.layers)}"
+        tiles.append(Tile("As good as full", good, "layers tied with or better"))
+    return tiles
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as dotted keys with their value as text."""
+    pairs: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            pairs += _flat(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            pairs.append((f"{prefix}{key}", text))
+    return pairs
+
+
+def _commands(scan: Scan) -> list[str]:
+    """How to run the scan again and how to write this report again."""
+    folder = shlex.quote(scan.folder.name)
+    recorded = (scan.view.profile.model_extra or {}).get("command") if scan.view else None
+    if recorded:
+        first = recorded if isinstance(recorded, str) else shlex.join(recorded)
+        return [first, f"onelayer report {folder}"]
+    again = shlex.quote(f"{scan.folder.name}-again")
+    repeat = [f"onelayer scan --config {folder}/config.yaml --output {again}"] if scan.settings else []
+    return [*repeat, f"onelayer report {folder}"]
+
+
+def _facts(scan: Scan) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
+    """What identifies the run: what was trained, every setting, the versions."""
+    values = scan.view.profile.model_dump() if scan.view else {}
+    keys = ("model", "revision", "base_hash", "task", "algorithm", "num_layers", "seeds", "num_problems", "num_samples")
+    known = {key: values[key] for key in keys if values.get(key) is not None}
+    groups = [("Scan", known), ("Settings (config.yaml)", scan.settings), ("Versions", values.get("versions") or {})]
+    return [(name, tuple(_flat(group))) for name, group in groups if group]
+
+
+def make_section(scan: Scan) -> Section:
+    """Everything the page says about one scan."""
+    view = scan.view
+    num_layers = view.profile.num_layers if view else 1 + max((arm.layer or 0 for arm in scan.arms), default=0)
+    section = Section(
+        name=scan.name,
+        headline="The first arms are training; no score is known yet.",
+        about=scan.name,
+        progress=wording.progress(scan) if scan.running else None,
+        curves=tuple(figures.curves(scan.arms, num_layers)),
+        commands=tuple(_commands(scan)),
+        facts=tuple(_facts(scan)),
+    )
+    if view is None:
+        return section
+    profile = view.profile
+    return replace(
+        section,
+        headline=wording.headline(view),
+        about=f"{profile.model} · {profile.task} · {profile.algorithm} · {profile.num_layers} layers",
+        warnings=tuple(profile.warnings),
+        notes=tuple(profile.notes),
+        tiles=tuple(_tiles(view)),
+        contribution=figures.contribution(view) if view.layers else None,
+        ranking=tables.ranking(view) if view.layers else None,
+        recommended=profile.recommended,
+        strategies=figures.strategies(view) if view.strategies else None,
+        strategy_table=tables.strategies(view) if view.strategies else None,
+        pairs=tables.pairs(view) if profile.pairs else None,
+    )
+
+
+def _plotly(figure: Any) -> Markup:
+    """A figure as JSON that is safe inside a script element: <, >, & and quotes are written as escapes."""
+    return htmlsafe_json_dumps(json.loads(figure.to_json()))
+
+
+def render(scans: Sequence[Scan]) -> str:
+    """The whole page as text."""
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=PackageLoader("onelayer.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["plotly"] = _plotly
+    assets = files("onelayer.report") / "templates"
+    return environment.get_template("page.html.j2").render(
+        title=" / ".join(scan.name for scan in scans),
+        sections=[make_section(scan) for scan in scans],
+        comparison=None,
+        refresh=REFRESH_SECONDS if any(scan.running for scan in scans) else None,
+        style=Markup((assets / "style.css").read_text(encoding="utf-8")),
+        script=Markup((assets / "page.js").read_text(encoding="utf-8")),
+        plotly_js=Markup(get_plotlyjs()),
+        version=onelayer.__version__,
+        zip=zip,
+    )
+
+
+def write_report(folders: Sequence[Path], output: Path | None = None) -> ReportFiles:
+    """Write report.html for scan folders.
+
+    Args:
+        folders: scan folders, finished or still running.
+        output: the folder to write to; for a single scan it may be left out and is then the scan's own folder.
+
+    Raises:
+        UserError: no folder, several without an output, one that is no scan, a damaged file, or a missing library.
+    """
+    if not folders:
+        raise UserError("A report needs at least one scan folder.")
+    if output is None and len(folders) > 1:
+        raise UserError(f"A report on {len(folders)} scans needs an output folder to be written to; give --output DIR.")
+    target = folders[0] if output is None else output
+    scans = [read_scan(folder) for folder in folders]
+    page = render(scans)
+    target.mkdir(parents=True, exist_ok=True)
+    html = target / "report.html"
+    # Written beside and moved, so that a browser that watches a running scan never loads half a page.
+    draft = html.with_suffix(".tmp")
+    draft.write_text(page, encoding="utf-8")
+    draft.replace(html)
+    return ReportFiles(html, (), ())
