@@ -98,7 +98,7 @@ class Profile(_Record):
     num_samples: int | None = None
     seeds: int | None = None
     strategies: list[StrategyProfile] = []
-    pairs: list[dict[str, Any]] = []
+    pairs: list[Additivity] = []
     truncation_rate: dict[str, float] = {}
     mean_length: dict[str, float] = {}
 
@@ -254,7 +254,7 @@ def build_profile(
             StrategyProfile(name=arm.name, plan=plans.get(arm.name, arm.name), **measures(arm))
             for arm in contribution.others
         ],
-        pairs=[vars(pair) | {"parts": list(pair.parts)} for pair in pairs],
+        pairs=list(pairs),
         truncation_rate=dict(measured.truncation_rate),
         mean_length=dict(measured.mean_length),
         **extra,
