@@ -45,6 +45,13 @@ class Entry:
     seconds: float | None = None
     memory: float | None = None
 
+    @property
+    def place(self) -> float:
+        """The relative depth of a layer; other arms have none."""
+        if self.depth is None:
+            raise ValueError(f"{self.name} is no layer")
+        return self.depth
+
 
 @dataclass(frozen=True)
 class View:

@@ -16,8 +16,10 @@ import onelayer
 from onelayer.errors import UserError
 from onelayer.recommend import Recommendation
 from onelayer.report import figures, tables, wording
+from onelayer.report.curves import curves
 from onelayer.report.data import Scan, View, read_scan
 from onelayer.report.figures import Picture
+from onelayer.report.pictures import write_pictures
 from onelayer.report.tables import Table
 
 REFRESH_SECONDS = 20
@@ -26,11 +28,10 @@ REFRESH_SECONDS = 20
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """Where a report was written."""
+    """Where a report was written: the page, and PNG, SVG and CSV of the profile once its scan is done."""
 
     html: Path
     pictures: tuple[Path, ...]
-    numbers: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def make_section(scan: Scan) -> Section:
         headline="The first arms are training; no score is known yet.",
         about=scan.name,
         progress=wording.progress(scan) if scan.running else None,
-        curves=tuple(figures.curves(scan.arms, num_layers)),
+        curves=tuple(curves(scan.arms, num_layers)),
         commands=tuple(_commands(scan)),
         facts=tuple(_facts(scan)),
     )
@@ -173,7 +174,7 @@ def render(scans: Sequence[Scan]) -> str:
 
 
 def write_report(folders: Sequence[Path], output: Path | None = None) -> ReportFiles:
-    """Write report.html for scan folders.
+    """Write report.html for scan folders and, for a single finished scan, its pictures and numbers beside it.
 
     Args:
         folders: scan folders, finished or still running.
@@ -195,4 +196,5 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> ReportF
     draft = html.with_suffix(".tmp")
     draft.write_text(page, encoding="utf-8")
     draft.replace(html)
-    return ReportFiles(html, (), ())
+    only = scans[0].view if len(scans) == 1 and not scans[0].running else None
+    return ReportFiles(html, () if only is None else write_pictures(only, target))

@@ -62,14 +62,14 @@ def _columns(view: View) -> list[Column]:
     """What is known of an arm beside its name, from the score to the cost."""
     decimals = wording.score_decimals(view)
     return [
-        Column("Score", lambda row: wording.number(row.score, decimals)),
-        Column("Above base", lambda row: wording.number(row.difference, decimals, signed=True)),
-        Column("95 % interval", lambda row: wording.interval(row.difference_ci, decimals)),
         Column("C", lambda row: wording.number(row.contribution, 2)),
-        Column("95 % interval of C", lambda row: wording.interval(row.contribution_ci, 2)),
+        Column("95 % interval", lambda row: wording.interval(row.contribution_ci, 2)),
         Column("Verdict", lambda row: row.verdict or wording.UNKNOWN, text=True),
+        Column("Score", lambda row: wording.number(row.score, decimals)),
+        Column("Above base", lambda row: wording.plus_minus(row.difference, row.difference_ci, decimals)),
         Column("Cut off", lambda row: wording.percent(row.truncation)),
         Column("Length", lambda row: wording.number(row.length, 1)),
+        Column("Depth", lambda row: wording.number(row.depth, 2)),
         Column("Flips at", lambda row: wording.number(row.flip_sd, decimals)),
         Column("Parameters", lambda row: wording.whole(row.parameters)),
         Column("Time", lambda row: wording.duration(row.seconds)),
@@ -83,10 +83,10 @@ PAIR_HEADS = (
     ("Together, above base", False),
     ("Sum of each alone", False),
     ("Excess", False),
-    ("95 % interval", False),
 )
 
 COLUMN_NOTES = {
+    "Above base": "Above base: score minus the base's, with its 95 % interval.",
     "Cut off": "Cut off: the share of completions that reached the token limit.",
     "Length": "Length: mean number of tokens of a completion.",
     "Flips at": "Flips at: the seed standard deviation of a score at which the verdict would change.",
@@ -99,7 +99,6 @@ def ranking(view: View) -> Table:
     """The layers, best first, below the base and full training."""
     columns = [
         Column("Arm", lambda row: row.name, text=True),
-        Column("Depth", lambda row: wording.number(row.depth, 2)),
         *_columns(view),
     ]
     return _table("Ranking", view, columns, view.ranked, (view.base, view.full))
@@ -122,12 +121,11 @@ def pairs(view: View) -> Table:
     rows = [
         Row(
             (
-                pair["combined"],
-                ", ".join(pair["parts"]),
-                wording.number(pair["combined_difference"], decimals, signed=True),
-                wording.number(pair["sum_of_differences"], decimals, signed=True),
-                wording.number(pair["excess"], decimals, signed=True),
-                wording.interval(pair["excess_ci"], decimals),
+                pair.combined,
+                ", ".join(pair.parts),
+                wording.number(pair.combined_difference, decimals, signed=True),
+                wording.number(pair.sum_of_differences, decimals, signed=True),
+                wording.plus_minus(pair.excess, pair.excess_ci, decimals),
             ),
             reference=False,
             colour=None,

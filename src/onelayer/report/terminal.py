@@ -16,7 +16,7 @@ from onelayer.report.verdicts import LOOKS
 
 @dataclass(frozen=True)
 class BarChart:
-    """Horizontal bars from 0, with a dashed line at 0 and at the value of full training, as wide as the console."""
+    """Horizontal bars from a line at 0, with a dashed line at the value of full training."""
 
     rows: Sequence[tuple[str, float, str]]
     """Label, value and style of each bar."""
@@ -25,7 +25,7 @@ class BarChart:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw with blocks, or with ASCII where the output's encoding has no blocks."""
-        block, dash = ("#", "|") if options.ascii_only else ("█", "┊")
+        block, axis, dash = ("#", "|", ":") if options.ascii_only else ("█", "│", "┊")
         marks = {0.0: "base", self.full: "full"}
         values = [value for _, value, _ in self.rows] + list(marks)
         label_width = max(len(label) for label, _, _ in self.rows)
@@ -41,16 +41,14 @@ class BarChart:
             start = max(0, place(value) - (0 if place(value) < 4 else len(name) - 1))
             header[start : start + len(name)] = name
         yield Text(" " * (label_width + 1) + "".join(header).rstrip(), style="dim")
+        zero, full = place(0.0), place(self.full)
         for label, value, style in self.rows:
+            end = place(value)
             line = [" "] * width
-            for mark in marks:
-                line[place(mark)] = dash
-            first, last = sorted((place(0.0), place(value)))
-            line[first : last + 1] = block * (last - first + 1)
-            for mark in marks:
-                # A mark inside a bar stays visible as a gap; the bar's own end is not cut.
-                if first < place(mark) < last:
-                    line[place(mark)] = dash
+            for cell in range(min(zero, end), max(zero, end) + 1):
+                line[cell] = block
+            line[full] = dash
+            line[zero] = axis
             yield Text.assemble(
                 f"{label:>{label_width}} ", ("".join(line), style), f" {wording.number(value, self.decimals):>7}"
             )

@@ -28,6 +28,12 @@ def interval(ends: tuple[float, float] | None, decimals: int = 2) -> str:
     return UNKNOWN if ends is None else f"{ends[0]:.{decimals}f} to {ends[1]:.{decimals}f}"
 
 
+def plus_minus(value: float | None, ends: tuple[float, float] | None, decimals: int) -> str:
+    """``+0.465 ± 0.040``: a difference with half the width of its interval, which is symmetric."""
+    text = number(value, decimals, signed=True)
+    return text if ends is None else f"{text} ± {(ends[1] - ends[0]) / 2:.{decimals}f}"
+
+
 def count(n: int, singular: str) -> str:
     """``1 seed``, ``3 seeds``."""
     return f"{n:,} {singular}" if n == 1 else f"{n:,} {singular}s"

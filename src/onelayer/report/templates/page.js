@@ -42,7 +42,10 @@ function themed(layout, c, narrow) {
     result[key].tickfont = { ...result[key].tickfont, color: c.muted };
   }
   for (const annotation of result.annotations ?? []) annotation.font = { size: 12, color: c.muted };
-  if (narrow) result.margin = { ...result.margin, ...result.meta?.narrow_margin };
+  if (narrow) {
+    result.height += result.meta.narrow_margin.b - result.margin.b;
+    Object.assign(result.margin, result.meta.narrow_margin);
+  }
   // On a touch screen a finger on the figure scrolls the page instead of zooming.
   if (matchMedia("(pointer: coarse)").matches) result.dragmode = false;
   return result;

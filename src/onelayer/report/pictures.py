@@ -1,0 +1,154 @@
+"""The contribution curve as PNG and SVG for papers, and the numbers behind it as CSV."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from onelayer.errors import UserError
+from onelayer.report.data import Entry, View
+from onelayer.report.quantity import Quantity
+from onelayer.report.verdicts import GREY, LOOKS
+
+TEXT = "#59636f"
+COLUMNS = (
+    "arm",
+    "layer",
+    "depth",
+    "plan",
+    "score",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "contribution",
+    "ci_low",
+    "ci_high",
+    "verdict",
+    "truncation_rate",
+    "mean_length",
+    "trained_parameters",
+    "seconds",
+    "peak_memory",
+)
+
+
+def safe_cell(value: object) -> str:
+    """A value as a CSV field that no spreadsheet takes for a formula.
+
+    Text that starts with = + - @, a tab or a carriage return gets a leading apostrophe; numbers stay numbers.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, int | float):
+        return repr(value)
+    text = str(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def csv_row(row: Entry) -> list[str]:
+    """An arm in the order of ``COLUMNS``; what is not known is empty."""
+    difference_low, difference_high = row.difference_ci or (None, None)
+    ci_low, ci_high = row.contribution_ci or (None, None)
+    values = (
+        row.name,
+        row.layer,
+        row.depth,
+        row.plan,
+        row.score,
+        row.difference,
+        difference_low,
+        difference_high,
+        row.contribution,
+        ci_low,
+        ci_high,
+        row.verdict,
+        row.truncation,
+        row.length,
+        row.parameters,
+        row.seconds,
+        row.memory,
+    )
+    return [safe_cell(value) for value in values]
+
+
+def write_csv(view: View, path: Path) -> None:
+    """Write base, full, the layers in the model's order and the strategies, one row each."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows(csv_row(row) for row in (view.base, view.full, *view.layers, *view.strategies))
+
+
+def draw(view: View, paths: Sequence[Path]) -> None:
+    """Draw C (or S - S_base where C is refused) of every layer against relative depth; the suffix says the format.
+
+    One column of a paper wide (3.4 inches), text in the size of a caption, colours and markers as in the page.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("Pictures need matplotlib: pip install 'onelayer[report]'.") from error
+    quantity = Quantity.of(view)
+    settings = {
+        "font.size": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.fonttype": "none",
+        # Without these an SVG of the same numbers would differ from run to run.
+        "svg.hashsalt": "onelayer",
+    }
+    with rc_context(settings):
+        figure = Figure(figsize=(3.4, 2.5), layout="constrained")
+        axes = figure.subplots()
+        for value, name in ((0.0, "base"), (quantity.full, "full")):
+            axes.axhline(value, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+            axes.annotate(
+                name, (1, value), (0, 2), ("axes fraction", "data"), "offset points", ha="right", color="#59636f"
+            )
+        points = quantity.points(view.layers)
+        axes.plot(
+            [row.place for row, _ in points], [value for _, value in points], color=GREY, linewidth=0.7, alpha=0.6
+        )
+        for verdict, look in LOOKS.items():
+            group = [(row, value) for row, value in points if row.verdict == verdict]
+            if not group:
+                continue
+            intervals = [quantity.interval(row) or (value, value) for row, value in group]
+            axes.errorbar(
+                [row.place for row, _ in group],
+                [value for _, value in group],
+                yerr=[
+                    [value - low for (low, _), (_, value) in zip(intervals, group, strict=True)],
+                    [high - value for (_, high), (_, value) in zip(intervals, group, strict=True)],
+                ],
+                fmt=look.matplotlib,
+                color=look.colour,
+                markerfacecolor="white" if verdict == "undecided" else look.colour,
+                markersize=6.5 if look.matplotlib == "*" else 4.2,
+                elinewidth=0.9,
+                label=verdict,
+            )
+        axes.set(
+            xlabel="Relative depth $k/(L-1)$",
+            ylabel=quantity.axis,
+            xlim=(-0.03, 1.03),
+            ylim=quantity.extent(view.layers),
+        )
+        if points:
+            figure.legend(
+                loc="outside lower center", ncols=3, frameon=False, fontsize=7, handletextpad=0.3, columnspacing=1
+            )
+        for path in paths:
+            metadata = {"Date": None} if path.suffix == ".svg" else None
+            figure.savefig(path, dpi=300, metadata=metadata)
+
+
+def write_pictures(view: View, folder: Path) -> tuple[Path, ...]:
+    """Write contribution.png, contribution.svg and contribution.csv to a folder and return their paths."""
+    paths = tuple(folder / f"contribution.{suffix}" for suffix in ("png", "svg", "csv"))
+    draw(view, paths[:2])
+    write_csv(view, paths[2])
+    return paths
