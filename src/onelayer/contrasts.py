@@ -9,7 +9,7 @@ Two kinds of scores answer such questions: :class:`PairedScores` (a score per tr
 :class:`AverageScores` (one average per arm, with a standard deviation that somebody states).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -116,6 +116,7 @@ class PairedScores:
         benchmarks: the benchmark of each problem, shape (problems,). None is one benchmark.
         weights: the weight of each benchmark in the score, summing to one. None is equal weights: the score is
             the mean over the benchmarks of their averages.
+        problems: what the problems are, to recognise the same ones in another scan; None is their positions.
 
     Raises:
         UserError: an arm with other problems than the rest, a score that is not finite, fewer than two problems in
@@ -127,6 +128,7 @@ class PairedScores:
         arms: Mapping[str, ArrayLike],
         benchmarks: Sequence[str] | None = None,
         weights: Mapping[str, float] | None = None,
+        problems: Sequence[Hashable] | None = None,
     ):
         self._scores = {name: np.atleast_2d(np.asarray(scores, dtype=np.float64)) for name, scores in arms.items()}
         self._names = tuple(self._scores)
@@ -139,6 +141,7 @@ class PairedScores:
                 )
             if not np.isfinite(scores).all():
                 raise UserError(f"the arm '{name}' has a score that is not a finite number")
+        self.problems = tuple(range(self.num_problems) if problems is None else problems)
         self._strata = _strata(benchmarks, weights, self.num_problems)
         self.num_seeds = {name: scores.shape[0] for name, scores in self._scores.items()}
         self._means = np.array([scores.mean(axis=0) for scores in self._scores.values()])
@@ -172,6 +175,14 @@ class PairedScores:
             variance = variance + seed_factor * noise.variance
             welch = welch + seed_factor**2 * (noise.between**2 / noise.between_df + noise.within_welch)
         return Estimate(value, variance, welch, seed_factor)
+
+    def resampled(self, draws: int, generator: np.random.Generator) -> Array:
+        """Return the arms' scores when problems are drawn again with replacement within benchmarks: (draws, arms)."""
+        scores = np.zeros((draws, len(self._names)))
+        for columns, weight in self._strata:
+            counts = generator.multinomial(columns.size, np.full(columns.size, 1 / columns.size), size=draws)
+            scores += weight * counts @ self._means[:, columns].T / columns.size
+        return scores
 
     def _pooled_seed_noise(self) -> SeedNoise | None:
         repeated = [scores for name, scores in self._scores.items() if name != BASE and scores.shape[0] > 1]

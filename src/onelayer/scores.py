@@ -144,7 +144,7 @@ def read_scores(path: Path) -> ArmScores:
 def pair_arms(
     arms: Mapping[str, Sequence[Mapping[Key, float]]], categories: Mapping[str, str] | None = None
 ) -> PairedScores:
-    """Put arms on the same problems, in the order of the first arm's.
+    """Put arms on the same problems, in sorted order.
 
     Args:
         arms: per arm, one mapping (benchmark, problem) -> mean score for each training seed.
@@ -154,6 +154,7 @@ def pair_arms(
         UserError: an arm and seed that lacks a problem that others have, or has one that they lack.
     """
     reference_name, (reference, *_) = next(iter(arms.items()))
+    problems = sorted(reference)
     rows: dict[str, NDArray[np.float64]] = {}
     for name, seeds in arms.items():
         for number, means in enumerate(seeds):
@@ -164,9 +165,9 @@ def pair_arms(
                     f"{f' (training {number + 1} of {len(seeds)})' if len(seeds) > 1 else ''}; all arms have to be "
                     "scored on the same problems"
                 )
-        rows[name] = np.array([[means[key] for key in reference] for means in seeds])
-    benchmarks = [benchmark for benchmark, _ in reference]
-    return PairedScores(rows, benchmarks, benchmark_weights(benchmarks, categories))
+        rows[name] = np.array([[means[key] for key in problems] for means in seeds])
+    benchmarks = [benchmark for benchmark, _ in problems]
+    return PairedScores(rows, benchmarks, benchmark_weights(benchmarks, categories), problems)
 
 
 def read_scan(folder: Path, categories: Mapping[str, str] | None = None) -> MeasuredScores:

@@ -6,14 +6,16 @@ the carry (2 + 3 + 1), then, after the marker ``#``, the answer. Only the answer
 
 import hashlib
 from collections.abc import Sequence
+from itertools import combinations_with_replacement
 from typing import Any
 
 from onelayer.tasks.base import Problem, Prompt, Split
 
 MARKER = "#"
-OPERANDS = range(10, 100)
+OPERANDS = [number for number in range(11, 100) if number % 10]
+"""The two-digit numbers that do not end in 0: without those, more than half of the sums carry."""
 SPLIT_SIZES: dict[Split, int] = {"test": 400, "selection": 160}
-"""Problems in the two held-out splits; all others (3,535) are for training."""
+"""Problems in the two held-out splits; all others (2,761) are for training."""
 
 
 def prompt_text(a: int, b: int) -> str:
@@ -41,15 +43,14 @@ def _pairs() -> list[tuple[int, int]]:
     """
     digests = {
         (a, b): hashlib.sha256(f"arithmetic split 0: {a}+{b}".encode()).digest()
-        for a in OPERANDS
-        for b in range(a, OPERANDS.stop)
+        for a, b in combinations_with_replacement(OPERANDS, 2)
     }
     ordered = sorted(digests, key=lambda pair: digests[pair])
     return [(b, a) if digests[a, b][-1] % 2 else (a, b) for a, b in ordered]
 
 
 class ArithmeticTask:
-    """All 4,095 sums of two numbers from 10 to 99, each in one order only: no split holds both a+b and b+a.
+    """All 3,321 sums of two-digit numbers that do not end in 0, each in one order only: no split holds both a+b and b+a.
 
     The reward is 1.0 when the text after the last ``#``, stripped of white space, is the sum in plain decimal digits
     (no sign, no leading zero), else 0.0. The steps before the marker are not judged.

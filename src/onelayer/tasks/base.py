@@ -5,7 +5,7 @@ stopping). The *test* split is for every reported score. Choosing and judging on
 winner's luck as its merit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -25,6 +25,14 @@ class Problem:
     """Everything else of the row (``answer``, ``tests``, ...): handed to the reward by name."""
 
 
+Reward = Callable[..., list[float | None]]
+"""Scores completions, with TRL's signature: ``reward(prompts=..., completions=..., answer=..., **other_columns)``.
+
+Each column is a list as long as ``completions``. A completion is text for a text prompt, and
+``[{"role": "assistant", "content": text}]`` for chat messages. ``None`` means that this reward does not apply.
+"""
+
+
 class Task(Protocol):
     """A set of problems with a reward."""
 
@@ -34,10 +42,7 @@ class Task(Protocol):
         """The problems of a split, in a fixed order. The splits are disjoint in ids and in prompts."""
         ...
 
-    def reward(self, prompts: list[Prompt], completions: list[Any], **columns: Any) -> list[float | None]:
-        """Score completions, with TRL's signature.
-
-        Each of ``columns`` is a list as long as ``completions``. A completion is text for a text prompt, and
-        ``[{"role": "assistant", "content": text}]`` for chat messages. ``None`` means that this reward does not apply.
-        """
+    @property
+    def reward(self) -> Reward:
+        """The reward; a plain method does."""
         ...

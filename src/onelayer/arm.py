@@ -1,0 +1,312 @@
+"""An arm: a delta on the frozen base. It owns the tensors it trains and nothing else.
+
+Per trained parameter an arm holds an fp32 master (4 bytes), a copy in the base's type for the forward pass (2 in
+bfloat16, none in float32, where the master itself is used) and Adam's two moments (8): 14 bytes with a bfloat16 base.
+While it is being updated it holds an fp32 gradient as well (4), summed over micro-batches.
+
+The masters are fp32 for every arm, the full one too: of bfloat16 weights of size 0.02, nine in ten do not move at all
+under an Adam step at a learning rate of 5e-6, and C(k) would compare number formats instead of layers.
+"""
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from onelayer.errors import RunStopped, UserError
+from onelayer.files import atomic_path
+from onelayer.model import BaseModel, fingerprint
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW and what surrounds it. Everything here moves C(k), so everything here is an option and is logged."""
+
+    learning_rate: float = 5e-6
+    lr_scheduler_type: str = "constant"
+    warmup_steps: int = 0
+    total_updates: int = 1
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+    def rate_at(self, update: int) -> float:
+        """Learning rate of an update (counted from 0): linear warm-up, then constant, linear or cosine decay to 0."""
+        if update < self.warmup_steps:
+            return self.learning_rate * (update + 1) / self.warmup_steps
+        progress = (update - self.warmup_steps) / max(1, self.total_updates - self.warmup_steps)
+        shape = {
+            "constant": 1.0,
+            "linear": max(0.0, 1.0 - progress),
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress))),
+        }
+        return self.learning_rate * shape[self.lr_scheduler_type]
+
+
+COUNTERS = ("updates", "num_tokens", "flat_steps", "cut_steps", "stopped", "effective")
+
+
+@dataclass
+class Arm:
+    """What one plan trains, from one training seed."""
+
+    name: str
+    plan: str
+    seed: int
+    rates: dict[str, float]
+    """Learning-rate multiplier of each trained tensor, in the model's order."""
+    masters: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    """Leaves of the forward pass in the base's type; the masters themselves when the base is float32."""
+    optimizer: torch.optim.AdamW
+    settings: OptimizerSettings
+    updates: int = 0
+    """Optimizer updates done so far."""
+    num_tokens: int = 0
+    """Prompt and completion tokens seen so far."""
+    flat_steps: int = 0
+    """Steps in a row without any variance of rewards inside a group."""
+    cut_steps: int = 0
+    """Steps in a row in which nearly every completion was cut off."""
+    stopped: str | None = None
+    """Why the arm trains no more, in a sentence; None while it does."""
+    layer: int | None = None
+    """The decoder layer, for an arm that trains one layer alone."""
+    kind: str = "strategy"
+    """``full``, ``layer`` or ``strategy``."""
+    effective: bool = False
+    """Whether an update with a non-zero rate and gradient has been made."""
+
+    @classmethod
+    def create(
+        cls,
+        base: BaseModel,
+        rates: Mapping[str, float],
+        settings: OptimizerSettings,
+        *,
+        name: str = "arm",
+        plan: str = "",
+        seed: int = 0,
+        layer: int | None = None,
+        kind: str = "strategy",
+    ) -> "Arm":
+        """An arm at the base: its masters are exact fp32 copies of the base's tensors."""
+        masters = {tensor: base.tensor(tensor).detach().to(torch.float32, copy=True) for tensor in rates}
+        weights = masters if base.dtype == torch.float32 else {n: base.tensor(n).detach().clone() for n in rates}
+        for leaf in (*masters.values(), *weights.values()):
+            leaf.requires_grad_(True)
+        groups: dict[float, list[Tensor]] = {}
+        for tensor, multiplier in rates.items():
+            groups.setdefault(multiplier, []).append(masters[tensor])
+        optimizer = torch.optim.AdamW(
+            [{"params": params, "multiplier": multiplier} for multiplier, params in groups.items()],
+            lr=settings.learning_rate,
+            betas=(settings.adam_beta1, settings.adam_beta2),
+            eps=settings.adam_epsilon,
+            weight_decay=settings.weight_decay,
+            # One tensor at a time: the other kernels differ in the last bit and hold temporary copies of everything.
+            foreach=False,
+        )
+        return cls(name, plan, seed, dict(rates), masters, weights, optimizer, settings, layer=layer, kind=kind)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trained parameters."""
+        return sum(master.numel() for master in self.masters.values())
+
+    def worn_by(self, base: BaseModel) -> AbstractContextManager[None]:
+        """The base with this arm's tensors in place: the arm's policy."""
+        return base.wearing(self.weights)
+
+    def collect_gradients(self) -> None:
+        """Add the gradients of the forward copies to those of the masters, after each backward pass."""
+        if self.weights is self.masters:
+            return
+        for name, weight in self.weights.items():
+            if weight.grad is None:
+                continue
+            gradient = weight.grad.to(torch.float32)
+            weight.grad = None
+            master = self.masters[name]
+            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+
+    def update(self) -> dict[str, float]:
+        """Clip the collected gradients to ``max_grad_norm``, step AdamW, refresh the forward copies.
+
+        Returns:
+            ``grad_norm`` before clipping and the base ``learning_rate`` of the update.
+
+        Raises:
+            RunStopped: a gradient that is not finite.
+        """
+        gradients = [master.grad for master in self.masters.values() if master.grad is not None]
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm() if gradients else torch.zeros(())
+        if not torch.isfinite(norm):
+            raise RunStopped(
+                f"arm {self.name}: the gradient of update {self.updates} is not finite; lower learning_rate"
+            )
+        if self.settings.max_grad_norm > 0:
+            scale = self.settings.max_grad_norm / (norm + 1e-6)
+            if scale < 1:
+                for gradient in gradients:
+                    gradient.mul_(scale)
+        rate = self.settings.rate_at(self.updates)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["multiplier"]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.weights is not self.masters:
+            with torch.no_grad():
+                for name, weight in self.weights.items():
+                    weight.copy_(self.masters[name])
+        self.updates += 1
+        self.effective |= rate > 0 and bool(norm > 0)
+        return {"grad_norm": float(norm), "learning_rate": rate}
+
+    @torch.no_grad()
+    def check_moved(self, base: BaseModel) -> None:
+        """After an update with a non-zero rate and gradient every chosen tensor differs from the base's.
+
+        Raises:
+            RunStopped: a chosen tensor is still where it started, the silent failure this project exists to prevent.
+        """
+        if not self.effective:
+            return
+        still = [
+            name for name, master in self.masters.items() if torch.equal(master, base.tensor(name).to(torch.float32))
+        ]
+        if still:
+            raise RunStopped(
+                f"arm {self.name}: {len(still)} of {len(self.masters)} trained tensors did not move in "
+                f"{self.updates} updates, the first is {still[0]}"
+            )
+
+    @torch.no_grad()
+    def change_norms(self, base: BaseModel) -> dict[str, float]:
+        """Euclidean norm of each tensor's change against the base."""
+        return {
+            name: float((master - base.tensor(name).to(torch.float32)).norm()) for name, master in self.masters.items()
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a continued run needs, as tensors: masters, Adam's moments and step counts."""
+        tensors = {f"master/{name}": master.detach() for name, master in self.masters.items()}
+        for name, master in self.masters.items():
+            for key, value in self.optimizer.state.get(master, {}).items():
+                tensors[f"{key}/{name}"] = value
+        return tensors
+
+    def counters(self) -> dict[str, Any]:
+        """Everything else that a continued run needs, as plain values."""
+        return {key: getattr(self, key) for key in COUNTERS}
+
+    @torch.no_grad()
+    def load_state(self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state` and :meth:`counters`. The arm is bit for bit what it was."""
+        for name, master in self.masters.items():
+            master.copy_(tensors[f"master/{name}"])
+            moments = {key: tensors.get(f"{key}/{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            if moments["step"] is not None:
+                # Copies: the loaded tensors may be views of one shared buffer, which the optimizer writes in place.
+                self.optimizer.state[master] = {
+                    key: value.clone() for key, value in moments.items() if value is not None
+                }
+            if self.weights is not self.masters:
+                self.weights[name].copy_(master)
+        for key in COUNTERS:
+            setattr(self, key, counters[key])
+
+    def save_delta(self, path: Path, base: BaseModel) -> None:
+        """Write ``delta.safetensors``: the masters under their original names, in fp32."""
+        tensors = {name: master.detach().cpu().contiguous() for name, master in self.masters.items()}
+        metadata = {"format": "pt", "base_model": base.name, "base_hash": base.hash, "plan": self.plan}
+        if base.revision:
+            metadata["revision"] = base.revision
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+
+
+def load_delta(path: Path, base: BaseModel) -> dict[str, Tensor]:
+    """Read a delta for ``base``: tensor name -> fp32 tensor. Wear it with ``base.wearing(as_weights(delta, base))``.
+
+    Raises:
+        UserError: no such file, a damaged one, or a delta that belongs to another base.
+    """
+    header = read_delta_header(path)
+    if header["base_hash"] != base.hash:
+        raise UserError(
+            f"delta '{path}' was trained on another base ({header['base_model']}): "
+            f"the hash of its tensors differs from that of '{base.name}'"
+        )
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def read_delta_header(path: Path) -> dict[str, str]:
+    """What a delta says of itself: at least ``base_model`` and ``base_hash``.
+
+    Raises:
+        UserError: no such file, a damaged one, or safetensors that are no delta.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: dict[str, str] = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"delta '{path}' cannot be read: {error}") from error
+    if missing := {"base_model", "base_hash"} - header.keys():
+        raise UserError(f"'{path}' is no delta: its header has no {min(missing)}")
+    return header
+
+
+def as_weights(delta: Mapping[str, Tensor], base: BaseModel) -> dict[str, Tensor]:
+    """A delta in the base's type and on its device, ready to be worn."""
+    return {name: tensor.to(base.device, base.dtype) for name, tensor in delta.items()}
+
+
+def merge(delta: Mapping[str, Tensor], base: BaseModel, output: Path) -> None:
+    """Write a plain Hugging Face checkpoint of the base with the delta in place, in the base's type, with its tokenizer.
+
+    Raises:
+        UserError: the output folder exists and is not empty.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"output '{output}' already exists and is not empty; give a new folder")
+    own = {name: base.tensor(name).detach().clone() for name in delta}
+    weights = as_weights(delta, base)
+    try:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                base.tensor(name).copy_(weight)
+        base.module.save_pretrained(output)  # type: ignore[operator]
+        base.tokenizer.save_pretrained(output)
+    finally:
+        with torch.no_grad():
+            for name, tensor in own.items():
+                base.tensor(name).copy_(tensor)
+
+
+class FrozenCheck:
+    """Remembers the bits of the base's tensors, to prove later that nothing has written to them."""
+
+    def __init__(self, base: BaseModel) -> None:
+        self._base = base
+        self._seen = {name: fingerprint(base.tensor(name)) for name in base.parts}
+
+    def __call__(self) -> None:
+        """Compare.
+
+        Raises:
+            RunStopped: a frozen tensor has moved.
+        """
+        moved = [name for name, seen in self._seen.items() if fingerprint(self._base.tensor(name)) != seen]
+        if moved:
+            raise RunStopped(f"{len(moved)} frozen tensors of the base have moved, the first is {moved[0]}")

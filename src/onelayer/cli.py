@@ -1,0 +1,152 @@
+"""The commands: parse, call, print."""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from onelayer import __version__
+from onelayer.config import ModelConfig, ScanConfig, TrainConfig
+from onelayer.errors import RunStopped, UserError
+from onelayer.options import build_config, config_options
+
+# Underscores and hyphens in option names are the same, since the field writes learning_rate and shells --learning-rate.
+SETTINGS = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 120,
+    "token_normalize_func": lambda name: name.replace("_", "-") if len(name) > 2 else name,
+}
+
+
+@click.group(context_settings=SETTINGS)
+@click.version_option(__version__, prog_name="onelayer")
+def cli() -> None:
+    """Find out which layers of a language model are worth training with reinforcement learning, and train them."""
+
+
+@cli.command(context_settings=SETTINGS)
+@config_options(ScanConfig)
+def scan(config_file: str | None, preset: str | None, **flags: Any) -> None:
+    """Profile a model: train everything, and every layer alone, and compare.
+
+    \b
+    Without arguments: the bundled Qwen3 model on the arithmetic task, minutes on a CPU.
+    Example: onelayer scan --model bundled:qwen2.5-arithmetic --task arithmetic --layers every:2 --seeds 2 --output runs/a
+    """
+    from onelayer.scan import scan as run_scan
+
+    console = Console()
+    config = build_config(ScanConfig, flags, config_file, preset, default_task="arithmetic")
+    run_scan(config, _output(config, "scan"), console)
+
+
+@cli.command(context_settings=SETTINGS)
+@config_options(TrainConfig)
+def train(config_file: str | None, preset: str | None, **flags: Any) -> None:
+    """Train one arm: what --layers PLAN says.
+
+    Example: onelayer train --task arithmetic --layers mid:2 --output runs/mid2
+    """
+    from onelayer.scan import train as run_train
+
+    console = Console()
+    config = build_config(TrainConfig, flags, config_file, preset, default_task="arithmetic")
+    run_train(config, _output(config, "train"), console)
+
+
+@cli.command(context_settings=SETTINGS)
+@click.argument("plan")
+@config_options(TrainConfig)
+def plan(plan: str, config_file: str | None, preset: str | None, **flags: Any) -> None:
+    """Show what a plan would train, without training.
+
+    Example: onelayer plan "all,mid:2*2" --model bundled:qwen3-arithmetic --task arithmetic
+    """
+    from onelayer.plan_table import plan_table
+    from onelayer.setup import load_model, spec_of
+
+    flags["layers"] = plan
+    config = build_config(TrainConfig, flags, config_file, preset, default_task="arithmetic")
+    base = load_model(config)
+    Console().print(plan_table(base, spec_of(base, config.layers, config.seed), config.learning_rate))
+
+
+@cli.command(context_settings=SETTINGS)
+@click.argument("delta")
+@config_options(ModelConfig)
+@click.option("--output", required=True, metavar="DIR", help="new folder for the checkpoint")
+def merge(delta: str, output: str, config_file: str | None, preset: str | None, **flags: Any) -> None:
+    """Write a plain Hugging Face checkpoint of the base with a delta in place.
+
+    The base is the one that the delta names, unless --model says otherwise. DELTA is a delta.safetensors or its folder.
+
+    Example: onelayer merge runs/a/arms/layer-03 --output runs/merged
+    """
+    from onelayer.arm import load_delta, read_delta_header
+    from onelayer.arm import merge as merge_delta
+    from onelayer.setup import load_model
+
+    path = Path(delta) / "delta.safetensors" if Path(delta).is_dir() else Path(delta)
+    header = read_delta_header(path)
+    if flags["model"] is None:
+        flags["model"], flags["revision"] = header["base_model"], flags["revision"] or header.get("revision")
+    base = load_model(build_config(ModelConfig, flags, config_file, preset))
+    merge_delta(load_delta(path, base), base, Path(output))
+    click.echo(f"merged checkpoint: {output}")
+
+
+@cli.command(context_settings=SETTINGS)
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...")
+@click.option("--output", default=None, metavar="DIR", help="folder for a report on several scans")
+def report(folders: tuple[str, ...], output: str | None) -> None:
+    """Write profile.json and report.html again from the stored scores.
+
+    Example: onelayer report runs/a
+    """
+    from onelayer.judge import judge_scan
+    from onelayer.report import terminal
+    from onelayer.report.html import write_report
+
+    console = Console()
+    for folder in folders:
+        profile, files = judge_scan(Path(folder))
+        console.print(terminal.render(profile))
+        console.print(f"report: {files.html}", soft_wrap=True)
+    if len(folders) > 1:
+        files = write_report([Path(folder) for folder in folders], Path(output) if output else None)
+        console.print(f"report on all: {files.html}", soft_wrap=True)
+
+
+def _output(config: TrainConfig, command: str) -> Path:
+    if config.output is not None:
+        return Path(config.output)
+    if config.resume:
+        raise UserError("--resume needs --output: the folder of the run to continue")
+    task = config.task or Path(config.dataset or "").stem
+    return Path("runs") / f"{command}-{task}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def main() -> None:
+    """Run a command. Exit codes: 0 done, 1 failed, 2 the user's input is wrong (one sentence on stderr)."""
+    from onelayer.run import Paused
+
+    try:
+        cli(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), 2)
+    except click.ClickException as error:
+        _fail(" ".join(error.format_message().split()), 2)
+    except RunStopped as error:
+        _fail(str(error), 1)
+    except Paused as note:
+        click.echo(str(note))
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        _fail("interrupted; a run continues from its last checkpoint with --resume", 1)
+
+
+def _fail(sentence: str, code: int) -> None:
+    click.echo(f"error: {sentence}", err=True)
+    sys.exit(code)

@@ -1,0 +1,192 @@
+"""One typed configuration per command. Every field's description is its ``--help``; unknown keys are errors.
+
+Where a value comes from, the later wins: the default here, the preset (a bundled task has one of its own name), the YAML
+file of ``--config``, the flags. Names are TRL's where TRL has the option; the two batch sizes are verl's, counted in
+prompts.
+"""
+
+import difflib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from onelayer.errors import UserError
+
+
+class Config(BaseModel):
+    """What all configurations share: no unknown keys, no change after creation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+C = TypeVar("C", bound=Config)
+
+
+class ModelConfig(Config):
+    """Which model, where."""
+
+    model: str = Field("", description="hub name, local folder, or bundled:NAME")
+    revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="type of the frozen weights; auto is float32 on a CPU, else the checkpoint's"
+    )
+    device: str = Field("auto", description="cpu, cuda, mps; auto takes what is there")
+    threads: int = Field(
+        0, ge=0, description="CPU threads; 0 is OMP_NUM_THREADS, else 1 for models under 20M parameters"
+    )
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+
+
+class TaskConfig(Config):
+    """Which problems, which reward."""
+
+    task: str | None = Field(None, description="a bundled task; needs no --dataset")
+    dataset: str | None = Field(None, description="own problems: FILE.jsonl, FILE.parquet or a hub name")
+    reward: str | None = Field(None, description="own reward: FILE.py:function, with TRL's signature")
+    prompt_column: str = Field("prompt", description="column of --dataset that holds the prompt (text or messages)")
+    selection_size: int = Field(200, ge=1, description="problems of --dataset kept for choosing")
+    test_size: int = Field(500, ge=2, description="problems of --dataset kept for reported scores")
+    max_prompt_length: int = Field(512, ge=1, description="longer prompts (in tokens) are left out and counted")
+
+
+class EvalConfig(Config):
+    """How a policy is scored."""
+
+    max_completion_length: int = Field(1024, ge=1, description="tokens after which a completion is cut")
+    eval_num_samples: int = Field(1, ge=1, description="samples a problem when scoring (avg@k)")
+    eval_temperature: float = Field(0.0, ge=0, description="temperature when scoring; 0 is greedy")
+    eval_seed: int = Field(0, ge=0, description="seed of the sampling keys when scoring, the same for all arms")
+    max_rows: int = Field(512, ge=8, description="most rows in one forward pass of sampling")
+
+
+class TrainConfig(ModelConfig, TaskConfig, EvalConfig):
+    """One arm: what trains and how."""
+
+    layers: str = Field("all", description="layer plan: all, 14, 9-13, mid:5, 14.attn, all,9-13*2 (see onelayer plan)")
+    output: str | None = Field(None, description="folder for the results; by default a new one under runs/")
+    seed: int = Field(0, ge=0, description="training seed: order of prompts and sampling")
+    resume: bool = Field(False, description="continue the run in --output")
+
+    algorithm: Literal["grpo"] = Field("grpo", description="the RL algorithm")
+    steps: int = Field(100, ge=1, description="training steps (one batch of prompts each)")
+    train_batch_size: int = Field(128, ge=1, description="prompts a step (verl's train_batch_size)")
+    mini_batch_size: int = Field(
+        0, ge=0, description="prompts an update (verl's ppo_mini_batch_size); 0 is all of a step"
+    )
+    num_generations: int = Field(8, ge=2, description="completions a prompt: the group")
+    num_iterations: int = Field(1, ge=1, description="passes over a step's completions (mu in GRPO)")
+    micro_batch_size: int = Field(16, ge=1, description="rows of one backward pass; gradients are summed in fp32")
+    logprob_chunk: int = Field(1024, ge=1, description="tokens whose logits exist at one time")
+
+    learning_rate: float = Field(1e-6, gt=0, description="AdamW's rate, before a plan's multipliers")
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = Field("constant", description="shape after warm-up")
+    warmup_steps: int = Field(0, ge=0, description="updates of linear warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decay, on all trained tensors")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first beta")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second beta")
+    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
+    max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0 does not clip")
+
+    beta: float = Field(0.0, ge=0, description="coefficient of the KL to the base (k3 estimate)")
+    epsilon: float = Field(0.2, gt=0, description="clip range of the ratio")
+    epsilon_high: float | None = Field(None, gt=0, description="upper clip range, if not epsilon (DAPO's clip-higher)")
+    loss_type: Literal["grpo", "dapo", "dr_grpo"] = Field(
+        "grpo",
+        description="token average: grpo per completion, dapo over all tokens (verl's default), dr_grpo constant",
+    )
+    scale_rewards: Literal["group", "batch", "none"] = Field("group", description="whose std divides advantages")
+    advantage_epsilon: float = Field(1e-4, ge=0, description="added to that std (TRL 1e-4, verl 1e-6)")
+    unbiased_std: bool = Field(True, description="divide by n-1 in that std (TRL and verl do)")
+
+    temperature: float = Field(1.0, gt=0, description="sampling temperature while training")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling while training")
+    top_k: int = Field(0, ge=0, description="keep the k likeliest tokens while training; 0 keeps all")
+
+    eval_steps: int = Field(0, ge=0, description="score the selection problems every so many steps; 0 never")
+    save_steps: int = Field(50, ge=1, description="write a checkpoint every so many steps")
+    stop_after: int = Field(20, ge=1, description="stop an arm after so many steps with nothing to learn from")
+    report_to: str = Field("none", description="also log to tensorboard, wandb, trackio (comma-separated)")
+    stop_at: int = Field(0, ge=0, description="pause the run after this step; --resume goes on; 0 runs to the end")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.task is None) == (self.dataset is None):
+            raise ValueError("give either --task or --dataset")
+        if (self.dataset is None) != (self.reward is None):
+            raise ValueError("--dataset and --reward go together")
+        if not self.model:
+            raise ValueError("--model is missing; give a hub name, a folder or bundled:NAME")
+        if self.mini_batch_size > self.train_batch_size:
+            raise ValueError("mini_batch_size is larger than train_batch_size; both are counted in prompts")
+        return self
+
+
+class ScanConfig(TrainConfig):
+    """A scan: the full arm and every chosen layer alone."""
+
+    layers: str = Field("all", description="which layers get an arm: all, 0,4,8 or every:4")
+    seeds: int = Field(1, ge=1, description="training seeds of every arm, counted up from --seed")
+    arms_per_set: int = Field(0, ge=0, description="arms that advance side by side; 0 is as many as memory allows")
+
+
+def preset_path(name: str) -> Path:
+    """Where a bundled preset lies.
+
+    Raises:
+        UserError: no preset of that name.
+    """
+    folder = Path(str(resources.files("onelayer") / "presets"))
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"there is no preset '{name}'{did_you_mean(name, known)}")
+    return folder / f"{name}.yaml"
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """The end of an error sentence: the nearest known word, or all of them."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"configuration '{path}' cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"configuration '{path}' is not YAML: {' '.join(str(error).split())}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise UserError(f"configuration '{path}' is not a mapping of options to values")
+    return {str(key).replace("-", "_"): value for key, value in loaded.items()}
+
+
+def build(kind: type[C], layers: list[tuple[str, Mapping[str, Any]]]) -> C:
+    """A configuration from several sources, the later wins; each source is named for messages.
+
+    Raises:
+        UserError: an unknown key, or a value that does not fit.
+    """
+    merged: dict[str, Any] = {}
+    for source, values in layers:
+        for key in values:
+            if key not in kind.model_fields:
+                raise UserError(f"{source}: there is no option '{key}'{did_you_mean(key, list(kind.model_fields))}")
+        merged.update(values)
+    try:
+        return kind(**merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(piece) for piece in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"option {where} = {first['input']!r}: {reason}" if where else reason) from error

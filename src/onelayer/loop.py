@@ -1,0 +1,121 @@
+"""The loop: prompts -> rollouts -> rewards -> advantages -> updates, for a set of arms in lockstep.
+
+A step is a function of (manifest, step, deltas, optimizers) and gives (deltas, optimizers, records). A single training
+run is a set of one. What an arm becomes does not depend on who else is in its set.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onelayer.arm import Arm, FrozenCheck
+from onelayer.config import TrainConfig
+from onelayer.errors import RunStopped
+from onelayer.model import BaseModel
+from onelayer.prompts import EncodedSplit, drawn_prompts
+from onelayer.rollout import collect, evaluate
+from onelayer.tasks.base import Task
+from onelayer.update import update
+
+Record = dict[str, Any]
+NEARLY_ALL = 0.95
+"""A step with more completions cut off than this teaches mostly how the limit cuts."""
+
+
+@dataclass
+class Training:
+    """What a set of arms is trained with: the same for all of them and for every step."""
+
+    base: BaseModel
+    task: Task
+    train: EncodedSplit
+    selection: EncodedSplit
+    config: TrainConfig
+    seeds: tuple[int, ...]
+    """All training seeds of the scan: the pad width of a step covers their prompts, whichever arms run together."""
+    frozen: FrozenCheck = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.frozen = FrozenCheck(self.base)
+
+    def width(self, step: int) -> int:
+        """Pad width of a step's prompts, in tokens: pinned, because it changes the last bits of what is computed."""
+        batch = self.config.train_batch_size
+        return max(
+            len(self.train.tokens[index])
+            for seed in self.seeds
+            for index in drawn_prompts(len(self.train.problems), batch, seed, step)
+        )
+
+
+def train_step(training: Training, arms: Sequence[Arm], step: int) -> list[Record]:
+    """Advance every arm that is not stopped by one step: one record of metrics per arm, in order.
+
+    Raises:
+        RunStopped: a loss or gradient that is not finite, or tensors that do not move as they should.
+    """
+    config = training.config
+    active = [arm for arm in arms if arm.stopped is None]
+    started = time.perf_counter()
+    batches = collect(training.base, training.task, training.train, active, step, training.width(step), config)
+    shared = (time.perf_counter() - started) / len(active)
+    records = []
+    for arm, (batch, metrics) in zip(active, batches, strict=True):
+        started = time.perf_counter()
+        first = arm.updates == 0
+        learned = update(training.base, arm, batch, config)
+        if first:
+            arm.check_moved(training.base)
+            training.frozen()
+        arm.num_tokens += batch.num_tokens
+        record: Record = {"step": step, **metrics, **learned, "num_tokens": arm.num_tokens}
+        _watch(arm, record, config)
+        if arm.stopped:
+            record["stopped"] = arm.stopped
+        record["seconds"] = shared + time.perf_counter() - started
+        records.append(record)
+    if config.eval_steps and (step + 1) % config.eval_steps == 0:
+        scores = evaluate(training.base, training.task, training.selection, [arm.weights for arm in active], config)
+        for record, arm_scores in zip(records, scores, strict=True):
+            record["eval/score"] = float(np.mean(arm_scores.reward))
+    return records
+
+
+def run_steps(
+    training: Training,
+    arms: Sequence[Arm],
+    *,
+    start: int,
+    after_step: Callable[[int, list[tuple[Arm, Record]]], None],
+) -> None:
+    """Advance a set of arms from ``start`` to the last step; ``after_step`` writes logs, checkpoints and progress.
+
+    Raises:
+        RunStopped: every arm has stopped because there was nothing to learn from.
+    """
+    for step in range(start, training.config.steps):
+        active = [arm for arm in arms if arm.stopped is None]
+        if not active:
+            raise RunStopped(f"training stopped at step {step}: {arms[0].stopped}")
+        after_step(step, list(zip(active, train_step(training, arms, step), strict=True)))
+
+
+def _watch(arm: Arm, record: Record, config: TrainConfig) -> None:
+    """Stop an arm that had nothing to learn from for ``stop_after`` steps in a row, and say why."""
+    flat = record["frac_reward_zero_std"] == 1.0
+    cut = record["completions/clipped_ratio"] > NEARLY_ALL
+    arm.flat_steps = arm.flat_steps + 1 if flat else 0
+    arm.cut_steps = arm.cut_steps + 1 if cut else 0
+    if arm.flat_steps >= config.stop_after:
+        arm.stopped = (
+            f"arm {arm.name}: all completions of a prompt got the same reward for {config.stop_after} steps "
+            f"(mean reward {record['reward']:.3g}), so there is nothing to learn from"
+        )
+    elif arm.cut_steps >= config.stop_after:
+        arm.stopped = (
+            f"arm {arm.name}: over {NEARLY_ALL:.0%} of the completions were cut off at {config.max_completion_length} "
+            f"tokens for {config.stop_after} steps; raise max_completion_length"
+        )

@@ -1,0 +1,74 @@
+"""Command-line options made from a configuration's fields, and configurations made from them."""
+
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import click
+
+from onelayer.config import Config, build, preset_path, read_yaml
+from onelayer.tasks import TASKS
+
+C = TypeVar("C", bound=Config)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def config_options(kind: type[Config]) -> Callable[[F], F]:
+    """Decorate a command with ``--config``, ``--preset`` and one option per field of a configuration."""
+
+    def decorate(function: F) -> F:
+        for name, field in reversed(kind.model_fields.items()):
+            default = "" if field.default in ("", None) else f"  [default: {field.default}]"
+            parameter, is_flag = _click_type(field.annotation)
+            function = click.option(
+                f"--{name.replace('_', '-')}",
+                name,
+                type=parameter,
+                is_flag=is_flag,
+                default=None,
+                metavar=None if is_flag or isinstance(parameter, click.Choice) else _metavar(parameter),
+                help=f"{field.description}{default}",
+            )(function)
+        function = click.option("--preset", default=None, metavar="NAME", help="bundled settings to start from")(
+            function
+        )
+        return click.option("--config", "config_file", default=None, metavar="FILE.yaml", help="settings from a file")(
+            function
+        )
+
+    return decorate
+
+
+def build_config(
+    kind: type[C], flags: dict[str, Any], config_file: str | None, preset: str | None, default_task: str | None = None
+) -> C:
+    """A configuration from the preset, the file and the flags, the later wins.
+
+    A bundled task brings the preset of its own name. ``default_task`` is taken when nothing names a task, a data set or
+    a preset.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    from_file = read_yaml(Path(config_file)) if config_file else {}
+    own = {**from_file, **given}
+    if preset is None and own.get("dataset") is None:
+        preset = own.get("task") or default_task
+        if preset not in TASKS:
+            preset = None  # an unknown task is reported as such, not as a missing preset
+    sources: list[tuple[str, Mapping[str, Any]]] = []
+    if preset is not None:
+        sources.append((f"preset {preset}", read_yaml(preset_path(preset))))
+    sources += [(f"configuration '{config_file}'", from_file), ("command line", given)]
+    return build(kind, sources)
+
+
+def _click_type(annotation: Any) -> tuple[Any, bool]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(kind for kind in get_args(annotation) if kind is not type(None))
+    if get_origin(annotation) is Literal:
+        return click.Choice(list(get_args(annotation))), False
+    return annotation, annotation is bool
+
+
+def _metavar(parameter: Any) -> str:
+    return {int: "N", float: "X", str: "TEXT"}[parameter]

@@ -1,0 +1,216 @@
+"""Generation: keyed draws, finished rows leave the batch.
+
+The draw for a token depends on (seed, purpose, step, problem, sample, turn, position) and on nothing else: not on the
+order of calls, on the batch, or on who else is in it. One uniform number per row and position goes through the inverse
+of the cumulative distribution, so all arms that see the same prompt also share their random numbers.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onelayer.logprobs import position_ids
+from onelayer.model import BaseModel
+
+MIN_ROWS = 8
+"""No forward pass has fewer rows. From 8 rows on, fp32 matrix products give each row the same bits whatever the number of
+rows; below, the libraries switch to other kernels. Batches are filled up with copies whose output is thrown away."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. ``temperature`` 0 is greedy."""
+
+    max_completion_length: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps the whole vocabulary."""
+
+
+class Row(NamedTuple):
+    """One completion to generate: the prompt's tokens, and what keys its draws."""
+
+    prompt: Sequence[int]
+    problem: int
+    sample: int
+    turn: int = 0
+
+
+class Key(NamedTuple):
+    """What keys the draws of a whole batch."""
+
+    seed: int
+    purpose: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Completions:
+    """Generated tokens of n rows, on the CPU."""
+
+    ids: Tensor
+    """(n, T) int64, padded on the right with 0; the stop token is part of a completion."""
+    lengths: Tensor
+    """(n,) int64, number of tokens."""
+    truncated: Tensor
+    """(n,) bool: cut at ``max_completion_length`` without a stop token."""
+
+    @property
+    def mask(self) -> Tensor:
+        """(n, T) bool: which positions are tokens."""
+        return torch.arange(self.ids.shape[1])[None] < self.lengths[:, None]
+
+    def texts(self, tokenizer: object) -> list[str]:
+        """The rows as text, without special tokens."""
+        rows = [ids[:length].tolist() for ids, length in zip(self.ids, self.lengths, strict=True)]
+        return tokenizer.batch_decode(rows, skip_special_tokens=True)  # type: ignore[attr-defined, no-any-return]
+
+
+def uniforms(key: Key, rows: Sequence[Row], length: int) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1) for n rows and ``length`` positions: (n, length), one Philox stream per row."""
+    digest = hashlib.blake2b(f"{key.seed}|{key.purpose}|{key.step}".encode(), digest_size=16).digest()
+    philox_key = np.frombuffer(digest, dtype=np.uint64)
+    drawn = np.empty((len(rows), length), dtype=np.float64)
+    for i, row in enumerate(rows):
+        stream = np.random.Philox(key=philox_key, counter=[0, row.turn, row.sample, row.problem])
+        drawn[i] = (stream.random_raw(length) >> np.uint64(11)) * 2.0**-53
+    return drawn
+
+
+def pick(logits_NV: Tensor, uniform_N: Tensor, sampling: Sampling) -> Tensor:
+    """Next token of each row, (N,): the inverse of the filtered, renormalised cumulative distribution at ``uniform_N``.
+
+    In double precision and vocabulary order. ``top_k`` is applied first, then ``top_p`` to what it leaves (as in
+    transformers); ties go to the smaller token id. The result always has mass, however the sums are rounded.
+    """
+    if sampling.temperature == 0:
+        return logits_NV.argmax(-1)
+    mass = (logits_NV.double() / sampling.temperature).softmax(-1)
+    if sampling.top_k > 0 or sampling.top_p < 1:
+        ordered, ids = torch.sort(mass, dim=-1, descending=True, stable=True)
+        if sampling.top_k > 0:
+            ordered[:, sampling.top_k :] = 0
+        before = ordered.cumsum(-1) - ordered
+        ordered[before >= sampling.top_p * ordered.sum(-1, keepdim=True)] = 0
+        mass = torch.zeros_like(mass).scatter_(-1, ids, ordered)
+    cumulative = mass.cumsum(-1)
+    target = uniform_N.double()[:, None] * cumulative[:, -1:]
+    chosen = (cumulative <= target).sum(-1)
+    last = mass.shape[-1] - 1 - (mass > 0).flip(-1).long().argmax(-1)
+    return torch.minimum(chosen, last)
+
+
+def left_pad(prompts: Sequence[Sequence[int]], width: int) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of prompts, padded on the left to ``width``: two (n, width) int64 tensors."""
+    ids = torch.zeros(len(prompts), width, dtype=torch.int64)
+    mask = torch.zeros(len(prompts), width, dtype=torch.int64)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.int64)
+        mask[i, width - len(prompt) :] = 1
+    return ids, mask
+
+
+@torch.no_grad()
+def generate(
+    base: BaseModel,
+    rows: Sequence[Row],
+    drawn: NDArray[np.float64],
+    sampling: Sampling,
+    *,
+    width: int,
+    min_rows: int = MIN_ROWS,
+) -> Completions:
+    """Complete n prompts under what ``base`` currently wears, in one batch.
+
+    Args:
+        base: the model.
+        rows: the prompts.
+        drawn: (n, max_completion_length) uniform numbers.
+        sampling: how to draw.
+        width: prompts are padded on the left to this many tokens. It is part of what is computed (the last bits of a
+            sum depend on it), so a run pins it.
+        min_rows: fewest rows of a forward pass.
+    """
+    count, length, device = len(rows), sampling.max_completion_length, base.device
+    prompts = [row.prompt for row in rows] + [rows[-1].prompt] * (min_rows - count)
+    ids, mask = (tensor.to(device) for tensor in left_pad(prompts, width))
+    slots = torch.arange(len(prompts), device=device).clamp(max=count - 1)
+    live = torch.arange(len(prompts), device=device) < count
+    uniform = torch.from_numpy(drawn)
+    stops = torch.tensor(base.stop_token_ids, device=device)
+    tokens = torch.zeros(count, length, dtype=torch.int64)
+    lengths = torch.full((count,), length)
+    truncated = torch.ones(count, dtype=torch.bool)
+
+    position = position_ids(mask)
+    output = base.decoder(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=True)
+    cache, position = output.past_key_values, position[:, -1:]
+    for step in range(length):
+        logits = base.head(output.last_hidden_state[:, -1]).float().cpu()
+        chosen = pick(logits, uniform[slots.cpu(), step], sampling).to(device)
+        tokens[slots[live].cpu(), step] = chosen[live].cpu()
+        ended = live & torch.isin(chosen, stops)
+        finished = slots[ended].cpu()
+        lengths[finished], truncated[finished] = step + 1, False
+        live = live & ~ended
+        remaining = int(live.sum())
+        if remaining == 0 or step + 1 == length:
+            break
+        if max(remaining, min_rows) < len(live):
+            # Live rows first, then finished ones to fill up; the order among the live rows stays.
+            keep = torch.argsort((~live).to(torch.int8), stable=True)[: max(remaining, min_rows)]
+            cache.batch_select_indices(keep)
+            chosen, position, mask, slots, live = (t[keep] for t in (chosen, position, mask, slots, live))
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        position = position + 1
+        output = base.decoder(
+            input_ids=chosen[:, None],
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+        )
+    longest = int(lengths.max())
+    return Completions(tokens[:, :longest], lengths, truncated)
+
+
+def sample_policies(
+    base: BaseModel,
+    policies: Sequence[Mapping[str, Tensor]],
+    rows_by_policy: Sequence[Sequence[Row]],
+    keys: Sequence[Key],
+    sampling: Sampling,
+    *,
+    width: int,
+    max_rows: int,
+) -> list[Completions]:
+    """Complete the rows of every policy (the tensors it wears; none for the base itself), ``max_rows`` at a time.
+
+    One policy after the other. The result of a row does not depend on its company, so any other schedule, such as all
+    policies in one batch, gives the same bits.
+    """
+    results = []
+    for tensors, rows, key in zip(policies, rows_by_policy, keys, strict=True):
+        with base.wearing(tensors):
+            pieces = [rows[start : start + max_rows] for start in range(0, len(rows), max_rows)]
+            drawn = [uniforms(key, piece, sampling.max_completion_length) for piece in pieces]
+            results.append(
+                concatenate([generate(base, p, u, sampling, width=width) for p, u in zip(pieces, drawn, strict=True)])
+            )
+    return results
+
+
+def concatenate(pieces: Sequence[Completions]) -> Completions:
+    """The rows of several batches as one."""
+    longest = max(piece.ids.shape[1] for piece in pieces)
+    ids = [torch.nn.functional.pad(piece.ids, (0, longest - piece.ids.shape[1])) for piece in pieces]
+    return Completions(
+        torch.cat(ids), torch.cat([piece.lengths for piece in pieces]), torch.cat([piece.truncated for piece in pieces])
+    )

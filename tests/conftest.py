@@ -1,0 +1,93 @@
+"""Tiny models for the tests: random weights, a character-level tokenizer, saved as real model folders."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from onelayer.model import BaseModel, load_base
+
+CHARACTERS = "0123456789+-=,#()*. abcdefghijklmnopqrstuvwxyz"
+FAMILIES: dict[str, Any] = {"qwen3": Qwen3Config, "qwen2": Qwen2Config, "llama": LlamaConfig}
+
+
+def character_tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", *CHARACTERS])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+
+
+def save_model(folder: Path, family: str = "qwen3", *, tied: bool = True, layers: int = 4, seed: int = 0) -> Path:
+    """A model folder as one on the hub: config, safetensors, tokenizer."""
+    torch.manual_seed(seed)
+    tokenizer = character_tokenizer()
+    extra = {"head_dim": 8} if family == "qwen3" else {}
+    config = FAMILIES[family](
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=tied,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+        **extra,
+    )
+    # Larger weights than a fresh model's: different prompts then give clearly different distributions.
+    config.initializer_range = 0.2
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Make (once) the folder of a tiny model: ``model_folder("llama", tied=False)``."""
+    made: dict[tuple[Any, ...], Path] = {}
+
+    def make(family: str = "qwen3", *, tied: bool = True, layers: int = 4) -> Path:
+        key = (family, tied, layers)
+        if key not in made:
+            made[key] = save_model(tmp_path_factory.mktemp(family), family, tied=tied, layers=layers)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture
+def base(model_folder: Callable[..., Path]) -> BaseModel:
+    """A tiny Qwen3 with tied embeddings, 4 layers."""
+    return load_base(str(model_folder()))
+
+
+@pytest.fixture
+def base_of(model_folder: Callable[..., Path]) -> Callable[..., BaseModel]:
+    """Load a tiny model of any family: ``base_of("llama", tied=False, dtype=torch.bfloat16)``."""
+
+    def load(
+        family: str = "qwen3", *, tied: bool = True, layers: int = 4, dtype: torch.dtype | None = None
+    ) -> BaseModel:
+        return load_base(str(model_folder(family, tied=tied, layers=layers)), dtype=dtype)
+
+    return load
