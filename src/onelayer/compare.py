@@ -271,14 +271,13 @@ def _top(values: Array, k: int) -> list[int]:
 
 
 Statistic = Callable[[Array, Array], Array]
-"""Correlates along the last axis: (..., points) and (draws, points) -> (draws,)."""
+"""Correlates along the last axis, (..., points) and (draws, points) -> (draws,), and gives 0 where one side is flat."""
 
 
 def _pearson(x: Array, y: Array) -> Array:
     x, y = x - x.mean(axis=-1, keepdims=True), y - y.mean(axis=-1, keepdims=True)
     scale = np.sqrt(np.square(x).sum(axis=-1) * np.square(y).sum(axis=-1))
-    correlations: Array = (x * y).sum(axis=-1) / scale
-    return correlations
+    return _divide((x * y).sum(axis=-1), scale)
 
 
 def _spearman(x: Array, y: Array) -> Array:
@@ -290,8 +289,11 @@ def _kendall(x: Array, y: Array) -> Array:
     i, j = np.triu_indices(x.shape[-1], 1)
     x, y = np.sign(x[..., i] - x[..., j]), np.sign(y[..., i] - y[..., j])
     scale = np.sqrt(np.square(x).sum(axis=-1) * np.square(y).sum(axis=-1))
-    correlations: Array = (x * y).sum(axis=-1) / scale
-    return correlations
+    return _divide((x * y).sum(axis=-1), scale)
+
+
+def _divide(numerator: Array, denominator: Array) -> Array:
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
 def _fisher_interval(value: float, n: int, kind: str) -> tuple[float, float] | None:
