@@ -1,0 +1,116 @@
+"""Environments in processes: the same episodes as without, and one lost episode for one fault."""
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from onelayer.environments.base import Info, StepResult
+from onelayer.environments.household import Household
+from onelayer.environments.workers import WorkerPool
+
+
+class Fragile:
+    """Counts its steps; certain actions break it in certain ways."""
+
+    max_steps = 9
+
+    def __init__(self) -> None:
+        self.seed = self.steps = 0
+
+    def info(self) -> Info:
+        return {"goal": "", "task_type": "", "admissible_commands": [], "won": False, "valid": True}
+
+    def reset(self, seed: int) -> tuple[str, Info]:
+        if seed == 13:
+            raise ValueError("no game 13")
+        self.seed, self.steps = seed, 0
+        return f"game {seed} step 0", self.info()
+
+    def step(self, action: str) -> StepResult:
+        self.steps += 1
+        if action == "die":
+            os._exit(7)
+        if action == "hang":
+            time.sleep(600)
+        if action == "raise":
+            raise RuntimeError("broken")
+        if action == "exit":
+            raise SystemExit("bad problem")
+        if action == "nonsense":
+            return "text", "one", False, False, self.info()  # type: ignore[return-value]
+        return f"game {self.seed} step {self.steps}", 0.0, False, self.steps >= self.max_steps, self.info()
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def pool() -> Iterator[WorkerPool]:
+    with WorkerPool(Fragile, num_workers=1, timeout=20) as one:
+        yield one
+
+
+def test_episodes_are_those_of_this_process() -> None:
+    seeds = [3, 3, 8, 21]
+    with WorkerPool(partial(Household, "train"), num_workers=2) as pool:
+        for _ in range(2):  # The second round uses the same environments again.
+            assert pool.reset(seeds) == [Household().reset(seed) for seed in seeds]
+            local = {number: Household() for number in range(4)}
+            running = {n: local[n].reset(seed)[1]["admissible_commands"] for n, seed in enumerate(seeds)}
+            rng = random.Random(0)
+            while running:
+                actions = {number: rng.choice(commands) for number, commands in running.items()}
+                results = pool.step(actions)
+                assert results == {number: local[number].step(action) for number, action in actions.items()}
+                running = {n: r[4]["admissible_commands"] for n, r in results.items() if not (r[2] or r[3])}
+    assert pool.failures == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("die", "its process ended with code 7"),
+        ("raise", "RuntimeError: broken"),
+        ("exit", "SystemExit: bad problem"),
+        ("nonsense", "TypeError"),
+    ],
+)
+def test_a_fault_costs_its_own_episode_only(pool: WorkerPool, fault: str, reason: str) -> None:
+    pool.reset([1, 2, 3])
+    pool.step({0: "go", 1: "go", 2: "go"})
+    results = pool.step({0: "go", 1: fault, 2: "go"})
+    assert results[0][0] == "game 1 step 2"
+    assert results[1][2:4] == (False, True)
+    assert reason in results[1][4]["error"]
+    assert results[2][0] == "game 3 step 2"
+    assert pool.step({0: "go", 2: "go"})[2][0] == "game 3 step 3"
+    assert len(pool.failures) == 1
+    assert "seed 2" in pool.failures[0]
+    with pytest.raises(RuntimeError, match="episode 1 is over"):
+        pool.step({1: "go"})
+
+
+def test_a_process_that_hangs_is_replaced(pool: WorkerPool) -> None:
+    pool.reset([1, 2, 3])
+    pool.timeout = 3
+    results = pool.step({0: "hang", 1: "go"})
+    assert results[0][4]["error"] == "no answer within 3 s"
+    assert results[1][0] == "game 2 step 1"
+    assert pool.step({2: "go"})[2][0] == "game 3 step 1"
+
+
+def test_an_episode_that_cannot_start_says_so(pool: WorkerPool) -> None:
+    starts = pool.reset([13, 4])
+    assert starts[0][1]["error"] == "ValueError: no game 13"
+    assert starts[1][0] == "game 4 step 0"
+
+
+def test_episodes_end_by_themselves(pool: WorkerPool) -> None:
+    pool.reset([1])
+    results = [pool.step({0: "go"})[0] for _ in range(9)]
+    assert [result[3] for result in results] == [False] * 8 + [True]
+    assert pool.failures == []
