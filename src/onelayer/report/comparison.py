@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from onelayer.compare import Comparison, Correlation
 from onelayer.report import wording
 from onelayer.report.data import Scan
 from onelayer.report.figures import Picture, hover, mark, new_figure, shown
 from onelayer.report.quantity import Quantity
+from onelayer.report.tables import Table, plain_table
 
 PROFILE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B2699A", "#C98A00", "#8A8F98")
 
@@ -14,11 +16,13 @@ def overlay(scans: Sequence[Scan]) -> Picture:
     """C against relative depth for several profiles, those with a refusal left out."""
     figure = new_figure(
         340,
-        legend=[scan.name for scan in scans],
+        legend=[scan.folder.name for scan in scans],
         xaxis_title_text="Relative depth k / (L − 1)",
         yaxis_title_text="Contribution C",
     )
-    views = [(scan.name, scan.view) for scan in scans if scan.view is not None and scan.view.profile.refused is None]
+    views = [
+        (scan.folder.name, scan.view) for scan in scans if scan.view is not None and scan.view.profile.refused is None
+    ]
     for index, (name, view) in enumerate(views):
         points = Quantity.of(view).points(view.layers)
         figure.add_scatter(
@@ -41,20 +45,18 @@ def overlay(scans: Sequence[Scan]) -> Picture:
     return Picture("overlay", "Contribution by depth", caption, figure)
 
 
-def heat_map(
-    key: str, title: str, caption: str, names: Sequence[str], matrix: Sequence[Sequence[float | None]]
-) -> Picture:
-    """A matrix of correlations between profiles (-1 vermilion, 0 neutral, 1 blue), with the numbers in the cells."""
-    figure = new_figure(56 * len(names))
-    labels = [shown(f"{index + 1}. {name}") for index, name in enumerate(names)]
+def heat_map(comparison: Comparison) -> Picture:
+    """Spearman's correlation between all profiles: -1 vermilion, 0 neutral, 1 blue, with the numbers in the cells."""
+    numbers = [str(index) for index in range(1, len(comparison.names) + 1)]
+    figure = new_figure(56 * len(numbers))
     figure.add_heatmap(
-        z=matrix,
-        x=[f"{index + 1}" for index in range(len(names))],
-        y=labels,
+        z=comparison.matrix,
+        x=numbers,
+        y=[shown(f"{number}. {name}") for number, name in zip(numbers, comparison.names, strict=True)],
         zmin=-1,
         zmax=1,
-        colorscale=[[0, "#D55E00"], [0.5, "rgba(138,143,152,0.15)"], [1, "#0072B2"]],
-        text=[[wording.number(value, 2) for value in row] for row in matrix],
+        colorscale=[[0, "#D55E00"], [0.5, "#A3A8AF"], [1, "#0072B2"]],
+        text=[[wording.number(value, 2) for value in row] for row in comparison.matrix],
         texttemplate="%{text}",
         hovertemplate="%{y}<br>with %{x}: %{text}<extra></extra>",
         xgap=2,
@@ -65,4 +67,53 @@ def heat_map(
         yaxis={"autorange": "reversed", "automargin": True, "showgrid": False},
         xaxis={"showgrid": False, "type": "category"},
     )
-    return Picture(key, title, caption, figure)
+    caption = (
+        "Spearman's rank correlation of C between profiles, over the layers they share. "
+        + " ".join(comparison.notes)
+        + " Intervals are in the table below. Neighbouring layers are alike, so that p-values are too small."
+    )
+    return Picture("heat-map", "Do the profiles agree?", caption, figure)
+
+
+def pairs_table(comparison: Comparison) -> Table:
+    """Every pair of profiles: the three correlations with intervals, and how many of the best layers they share."""
+
+    def cell(found: Correlation) -> str:
+        if found.value is None:
+            return wording.UNKNOWN
+        return f"{found.value:+.2f}" + (f" ({found.ci[0]:+.2f} to {found.ci[1]:+.2f})" if found.ci else "")
+
+    return plain_table(
+        "Correlations",
+        ("Profiles",),
+        ("Points", "Spearman", "p", "Kendall", "Pearson", "Shared best layers"),
+        [
+            (
+                f"{pair.first} / {pair.second}",
+                str(pair.points),
+                cell(pair.spearman),
+                wording.UNKNOWN if pair.spearman.p_value is None else f"{pair.spearman.p_value:.3g}",
+                cell(pair.kendall),
+                cell(pair.pearson),
+                ", ".join(
+                    f"{top.overlap} of {top.k} (chance {top.expected:.1f})" for top in pair.top if top.k in (3, 5)
+                ),
+            )
+            for pair in comparison.pairs
+        ],
+        "95 % intervals in brackets; p from permutations of the layers.",
+    )
+
+
+def stability_table(comparison: Comparison) -> Table | None:
+    """How far each ranking survives other problems; None where no profile has scores per problem."""
+    rows = [
+        (
+            found.name,
+            f"{found.spearman:+.2f} ({found.spearman_range[0]:+.2f} to {found.spearman_range[1]:+.2f})",
+            wording.percent(found.best_stays, 0),
+        )
+        for found in comparison.stability
+    ]
+    caption = "The ranking against itself with the test problems resampled: mean and 95 % range, same best layer."
+    return plain_table("Stability", ("Profile",), ("Spearman", "Best layer stays"), rows, caption) if rows else None

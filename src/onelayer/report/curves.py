@@ -1,6 +1,6 @@
 """Learning curves: every logged metric of every arm over the steps of training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onelayer.report import wording
@@ -8,7 +8,7 @@ from onelayer.report.data import Arm
 from onelayer.report.figures import Picture, new_figure, shown
 
 METRICS = {
-    "eval/score": "Held-out score (selection problems)",
+    "eval/score": "Held-out score",
     "reward": "Training reward",
     "frac_reward_zero_std": "Share of groups without reward variance",
     "completions/mean_length": "Completion length, tokens",
@@ -39,7 +39,7 @@ def _name(arm: Arm) -> str:
     return arm.plan if arm.layer is None else str(arm.layer)
 
 
-def curves(arms: Sequence[Arm], num_layers: int) -> list[Picture]:
+def curves(arms: Sequence[Arm], num_layers: int, settings: Mapping[str, Any]) -> list[Picture]:
     """A figure for each logged metric, a line for every arm: full in the page's text colour, layers by depth."""
     pictures: list[Picture] = []
     for metric, axis in METRICS.items():
@@ -67,10 +67,14 @@ def curves(arms: Sequence[Arm], num_layers: int) -> list[Picture]:
                 hovertemplate="<b>%{hovertext}</b><br>step %{x}: %{y:.4g}<extra></extra>",
             )
         figure.update_layout(legend_title_text="layer  ")
+        batch = [settings.get(key) for key in ("train_batch_size", "num_generations")]
+        source = "Selection problems. " if metric == "eval/score" else ""
+        if not source and all(batch):
+            source = f"A step draws {batch[0]} prompts with {batch[1]} completions each. "
         smoothing = f"Each point is the mean of the last {window} logged steps. " if window > 1 else ""
         caption = (
             f"{wording.count(len(logged), 'training run')}, one line each; numbers are layers, from blue (first) to "
-            f"vermilion (last). {smoothing}There are no bars: a line is a single run. "
+            f"vermilion (last). {source}{smoothing}There are no bars: a line is a single run. "
             "A double click on a name shows it alone."
         )
         pictures.append(Picture(f"curve-{len(pictures)}", axis, caption, figure))

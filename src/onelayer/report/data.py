@@ -1,10 +1,11 @@
 """What a report shows, read from a scan folder: the profile, the settings, the cost of the arms, the learning curves.
 
-A scan that still runs has a profile of the layers scored so far (with ``"running": true``) or none yet; what is missing
-is not shown. What is there must have the right form: a damaged file is an error, never an empty figure.
+A scan that still runs has a profile of the arms scored so far, or none yet; what is missing is not shown. What is there
+must have the right form: a damaged file is an error, never an empty figure.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -140,43 +141,78 @@ class Arm:
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan folder, read. ``view`` is None while there is no profile, ``settings`` is the whole of config.yaml."""
+    """A scan folder, read.
+
+    ``view`` is None while there is no profile, ``settings`` is the whole of config.yaml and ``manifest`` that of
+    manifest.json; both are empty for a profile of scores measured elsewhere.
+    """
 
     folder: Path
     view: View | None
     settings: Mapping[str, Any]
+    manifest: Mapping[str, Any]
     arms: tuple[Arm, ...]
-    running: bool
 
     @property
     def name(self) -> str:
         """Model and task, as far as they are known, for titles and legends."""
         if self.view is not None:
             return f"{self.view.profile.model} · {self.view.profile.task}"
-        return (
-            " · ".join(str(self.settings[key]) for key in ("model", "task") if self.settings.get(key))
-            or self.folder.name
-        )
+        known = [str(self.settings[key]) for key in ("model", "task") if self.settings.get(key)]
+        return " · ".join(known) or self.folder.name
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """The planned arms that are not done; a scan that has some still runs, or was stopped."""
+        done = {arm.name for arm in self.arms if arm.record}
+        return tuple(name for name in self.manifest.get("arms", ()) if name not in done)
+
+    @property
+    def running(self) -> bool:
+        """Whether the page should be looked at again later."""
+        return bool(self.waiting) or self.view is None
 
 
-def _parse(text: str, where: str) -> Any:
+def _parse(text: str, where: str) -> Mapping[str, Any]:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{where} is not valid JSON ({error}); restore it or remove it.") from error
+        raise UserError(f"{where} is not valid JSON ({error}); restore it or remove it") from error
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where} should hold a JSON object; restore it or remove it")
+    return value
+
+
+def _read_object(path: Path) -> Mapping[str, Any]:
+    return _parse(path.read_text(encoding="utf-8"), str(path)) if path.exists() else {}
+
+
+def layer_change(scan: Scan) -> dict[int, float]:
+    """Layer -> norm of its change under full training (the first seed's); empty where it was not recorded.
+
+    A tensor belongs to the layer whose number is the first in its name, as in ``model.layers.3.mlp.up_proj.weight``.
+    """
+    squares: dict[int, float] = {}
+    for arm in scan.arms:
+        if arm.name == "full":
+            for name, norm in (arm.record.get("change_norms") or {}).items():
+                if number := re.search(r"\.(\d+)\.", name):
+                    layer = int(number[1])
+                    squares[layer] = squares.get(layer, 0.0) + norm**2
+    return {layer: math.sqrt(square) for layer, square in sorted(squares.items())}
 
 
 def read_arm(folder: Path) -> Arm:
     """Read what an arm has logged so far. The last line may be half-written while it trains and is then left out."""
     name = re.fullmatch(r"(layer-(?P<layer>\d+)|.+?)(-seed(?P<seed>\d+))?", folder.name)
     assert name is not None  # the pattern matches every name
-    record, metrics = folder / "arm.json", folder / "metrics.jsonl"
+    metrics = folder / "metrics.jsonl"
     lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
     return Arm(
         name=folder.name,
         layer=int(name["layer"]) if name["layer"] else None,
         seed=int(name["seed"] or 0),
-        record=_parse(record.read_text(encoding="utf-8"), str(record)) if record.exists() else {},
+        record=_read_object(folder / "arm.json"),
         metrics=tuple(
             _parse(line, f"{metrics}, line {number},")
             for number, line in enumerate(lines, start=1)
@@ -194,21 +230,20 @@ def read_scan(folder: Path) -> Scan:
     path, config, arms_folder = folder / "profile.json", folder / "config.yaml", folder / "arms"
     if not path.exists() and not arms_folder.is_dir():
         raise UserError(
-            f"{folder} is no scan folder: it has neither profile.json nor arms/; name the --output of a scan."
+            f"{folder} is no scan folder: it has neither profile.json nor arms/; name the --output of a scan"
         )
     arms = [read_arm(arm) for arm in sorted(arms_folder.iterdir()) if arm.is_dir()] if arms_folder.is_dir() else []
-    profile = Profile.load(path) if path.exists() else None
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {}
     except yaml.YAMLError as error:
-        raise UserError(f"{config} is not valid YAML ({error}); restore it or remove it.") from error
+        raise UserError(f"{config} is not valid YAML ({error}); restore it or remove it") from error
     if not isinstance(settings, Mapping):
-        raise UserError(f"{config} should hold `key: value` lines.")
+        raise UserError(f"{config} should hold `key: value` lines")
     records = {arm.plan: arm.record for arm in reversed(arms)}
     return Scan(
         folder=folder,
-        view=None if profile is None else View.of(profile, records),
+        view=View.of(Profile.load(path), records) if path.exists() else None,
         settings=settings,
-        arms=tuple(arm for arm in arms if arm.metrics),
-        running=profile is None or bool((profile.model_extra or {}).get("running")),
+        manifest=_read_object(folder / "manifest.json"),
+        arms=tuple(arms),
     )

@@ -6,10 +6,13 @@ model, a file name or a data set goes through `shown`, because Plotly reads a li
 
 import html
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from onelayer.compare import FEWEST, correlate
 from onelayer.errors import UserError
 from onelayer.report import wording
 from onelayer.report.data import Entry, View
@@ -57,7 +60,7 @@ def new_figure(plot_height: int, legend: Collection[str] = (), top: int = 24, **
     try:
         from plotly.graph_objects import Figure
     except ImportError as error:
-        raise UserError("The HTML report needs plotly: pip install 'onelayer[report]'.") from error
+        raise UserError("The HTML report needs plotly: pip install 'onelayer[report]'") from error
     axis = {"showgrid": True, "zeroline": False, "showline": True, "ticks": "outside", "ticklen": 4}
     below = {"orientation": "h", "x": 0, "xref": "container", "y": 0, "yref": "container", "yanchor": "bottom"}
     bottom, narrow = (64 + legend_height(legend, width) for width in (940, 270))
@@ -206,3 +209,36 @@ def strategies(view: View) -> Picture:
     caption = f"The best single layer and the further arms, scored on the same problems. {wording.bars(view)} "
     caption += wording.basis(view)
     return Picture("strategies", "Strategies", caption, figure)
+
+
+def change(view: View, norms: Mapping[int, float]) -> Picture | None:
+    """C (or S - S_base) of each layer against the norm of its change under full training; None without both.
+
+    The paper finds that this norm does not predict C.
+    """
+    quantity = Quantity.of(view)
+    known = quantity.points(view.layers)
+    points = [(row, value, norms[row.layer]) for row, value in known if row.layer is not None and row.layer in norms]
+    if len(points) < FEWEST:
+        return None
+    figure = new_figure(
+        300, xaxis_title_text="Norm of the layer's change under full training", yaxis_title_text=quantity.axis
+    )
+    figure.add_scatter(
+        x=[norm for _, _, norm in points],
+        y=[value for _, value, _ in points],
+        mode="markers+text",
+        text=[str(row.layer) for row, _, _ in points],
+        textposition="top center",
+        marker={"size": 9, "color": GREY},
+        hovertext=[f"{hover(view, quantity, row)}<br>norm {norm:.4g}" for row, _, norm in points],
+        hoverinfo="text",
+    )
+    found = correlate(
+        np.array([norm for _, _, norm in points]), np.array([value for _, value, _ in points]), "spearman"
+    )
+    caption = (
+        f"{wording.correlation('Spearman', found)}; {len(points)} layers, marked by their number. "
+        f"The norms are of one run of full training. {wording.basis(view)}"
+    )
+    return Picture("change", "Does the size of a layer's change tell its contribution?", caption, figure)

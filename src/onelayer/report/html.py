@@ -13,11 +13,14 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 import onelayer
+from onelayer.compare import Comparison
 from onelayer.errors import UserError
+from onelayer.files import write_text
 from onelayer.recommend import Recommendation
 from onelayer.report import figures, tables, wording
+from onelayer.report.comparison import heat_map, overlay, pairs_table, stability_table
 from onelayer.report.curves import curves
-from onelayer.report.data import Scan, View, read_scan
+from onelayer.report.data import Scan, View, layer_change, read_scan
 from onelayer.report.figures import Picture
 from onelayer.report.pictures import write_pictures
 from onelayer.report.tables import Table
@@ -61,6 +64,7 @@ class Section:
     strategies: Picture | None = None
     strategy_table: Table | None = None
     pairs: Table | None = None
+    change: Picture | None = None
     curves: tuple[Picture, ...] = ()
     commands: tuple[str, ...] = ()
     facts: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
@@ -106,26 +110,33 @@ def _commands(scan: Scan) -> list[str]:
 
 
 def _facts(scan: Scan) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
-    """What identifies the run: what was trained, every setting, the versions."""
+    """What identifies the run: what was scored, on what it ran, every setting, the versions."""
     values = scan.view.profile.model_dump() if scan.view else {}
-    keys = ("model", "revision", "base_hash", "task", "algorithm", "num_layers", "seeds", "num_problems", "num_samples")
+    keys = ("model", "task", "algorithm", "num_layers", "seeds", "seed_sd", "num_problems", "num_samples")
     known = {key: values[key] for key in keys if values.get(key) is not None}
-    groups = [("Scan", known), ("Settings (config.yaml)", scan.settings), ("Versions", values.get("versions") or {})]
+    pinned = {key: value for key, value in scan.manifest.items() if key not in ("config", "versions", "arms", "sets")}
+    groups = [
+        ("Scan", known | pinned),
+        ("Settings (config.yaml)", scan.settings),
+        ("Versions", values.get("versions") or scan.manifest.get("versions") or {}),
+    ]
     return [(name, tuple(_flat(group))) for name, group in groups if group]
 
 
 def make_section(scan: Scan) -> Section:
     """Everything the page says about one scan."""
     view = scan.view
-    num_layers = view.profile.num_layers if view else 1 + max((arm.layer or 0 for arm in scan.arms), default=0)
+    num_layers = view.profile.num_layers if view else int(scan.manifest.get("num_layers", 1))
     section = Section(
-        name=scan.name,
-        headline="The first arms are training; no score is known yet.",
+        name=scan.folder.name,
+        headline="The scan is running; contributions are known once full training and a layer are scored.",
         about=scan.name,
         progress=wording.progress(scan) if scan.running else None,
-        curves=tuple(curves(scan.arms, num_layers)),
+        curves=tuple(curves(scan.arms, num_layers, scan.settings)),
         commands=tuple(_commands(scan)),
         facts=tuple(_facts(scan)),
+        ranking=tables.scored_so_far(scan),
+        warnings=tuple(str(arm.record["stopped"]) for arm in scan.arms if arm.record.get("stopped")),
     )
     if view is None:
         return section
@@ -134,12 +145,13 @@ def make_section(scan: Scan) -> Section:
         section,
         headline=wording.headline(view),
         about=f"{profile.model} · {profile.task} · {profile.algorithm} · {profile.num_layers} layers",
-        warnings=tuple(profile.warnings),
+        warnings=(*profile.warnings, *section.warnings),
         notes=tuple(profile.notes),
         tiles=tuple(_tiles(view)),
         contribution=figures.contribution(view) if view.layers else None,
         ranking=tables.ranking(view) if view.layers else None,
         recommended=profile.recommended,
+        change=figures.change(view, layer_change(scan)),
         strategies=figures.strategies(view) if view.strategies else None,
         strategy_table=tables.strategies(view) if view.strategies else None,
         pairs=tables.pairs(view) if profile.pairs else None,
@@ -151,19 +163,49 @@ def _plotly(figure: Any) -> Markup:
     return htmlsafe_json_dumps(json.loads(figure.to_json()))
 
 
-def render(scans: Sequence[Scan]) -> str:
-    """The whole page as text."""
-    from plotly.offline import get_plotlyjs
+@dataclass(frozen=True)
+class Overview:
+    """What stands above the sections of several scans."""
 
+    headline: str
+    about: str
+    overlay: Picture
+    heat_map: Picture | None
+    tables: tuple[Table, ...]
+
+
+def make_overview(scans: Sequence[Scan], comparison: Comparison | None) -> Overview:
+    """Everything the page says about several scans together."""
+    headline, tables_shown = f"{len(scans)} profiles side by side", []
+    if comparison is not None:
+        tables_shown = [pairs_table(comparison), stability_table(comparison)]
+        if len(comparison.pairs) == 1:
+            pair = comparison.pairs[0]
+            headline = f"{pair.first} and {pair.second}: {wording.correlation('Spearman', pair.spearman)}."
+    return Overview(
+        headline=headline,
+        about=" / ".join(dict.fromkeys(scan.name for scan in scans)),
+        overlay=overlay(scans),
+        heat_map=heat_map(comparison) if comparison is not None and len(comparison.names) > 2 else None,
+        tables=tuple(table for table in tables_shown if table is not None),
+    )
+
+
+def render(scans: Sequence[Scan], comparison: Comparison | None = None) -> str:
+    """The whole page as text."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise UserError("The HTML report needs plotly: pip install 'onelayer[report]'") from error
     environment = Environment(
         loader=PackageLoader("onelayer.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["plotly"] = _plotly
     assets = files("onelayer.report") / "templates"
     return environment.get_template("page.html.j2").render(
-        title=" / ".join(scan.name for scan in scans),
+        title=" / ".join(dict.fromkeys(scan.name for scan in scans)),
         sections=[make_section(scan) for scan in scans],
-        comparison=None,
+        overview=make_overview(scans, comparison) if len(scans) > 1 else None,
         refresh=REFRESH_SECONDS if any(scan.running for scan in scans) else None,
         style=Markup((assets / "style.css").read_text(encoding="utf-8")),
         script=Markup((assets / "page.js").read_text(encoding="utf-8")),
@@ -173,28 +215,28 @@ def render(scans: Sequence[Scan]) -> str:
     )
 
 
-def write_report(folders: Sequence[Path], output: Path | None = None) -> ReportFiles:
+def write_report(
+    folders: Sequence[Path], output: Path | None = None, comparison: Comparison | None = None
+) -> ReportFiles:
     """Write report.html for scan folders and, for a single finished scan, its pictures and numbers beside it.
 
     Args:
-        folders: scan folders, finished or still running.
+        folders: scan folders, finished or still running, or folders with only a profile.json.
         output: the folder to write to; for a single scan it may be left out and is then the scan's own folder.
+        comparison: how far the profiles agree, shown above them.
 
     Raises:
         UserError: no folder, several without an output, one that is no scan, a damaged file, or a missing library.
     """
     if not folders:
-        raise UserError("A report needs at least one scan folder.")
+        raise UserError("A report needs at least one scan folder")
     if output is None and len(folders) > 1:
-        raise UserError(f"A report on {len(folders)} scans needs an output folder to be written to; give --output DIR.")
+        raise UserError(f"A report on {len(folders)} scans needs a folder to be written to; give --output DIR")
     target = folders[0] if output is None else output
     scans = [read_scan(folder) for folder in folders]
-    page = render(scans)
+    page = render(scans, comparison)
     target.mkdir(parents=True, exist_ok=True)
     html = target / "report.html"
-    # Written beside and moved, so that a browser that watches a running scan never loads half a page.
-    draft = html.with_suffix(".tmp")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(html)
+    write_text(html, page)
     only = scans[0].view if len(scans) == 1 and not scans[0].running else None
     return ReportFiles(html, () if only is None else write_pictures(only, target))

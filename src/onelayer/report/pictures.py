@@ -90,7 +90,7 @@ def draw(view: View, paths: Sequence[Path]) -> None:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError("Pictures need matplotlib: pip install 'onelayer[report]'.") from error
+        raise UserError("Pictures need matplotlib: pip install 'onelayer[report]'") from error
     quantity = Quantity.of(view)
     settings = {
         "font.size": 8,

@@ -4,17 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onelayer.report import wording
-from onelayer.report.data import Entry, View
+from onelayer.report.data import Entry, Scan, View
 from onelayer.report.verdicts import LOOKS
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of a table; ``text`` columns are aligned left."""
+class Head:
+    """The head of a column; ``text`` columns are aligned left."""
 
-    head: str
-    cell: Callable[[Entry], str]
-    text: bool = False
+    name: str
+    text: bool
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,8 @@ class Row:
     """The cells of a row; ``reference`` rows (base, full) are set apart; ``colour`` is the verdict's."""
 
     cells: tuple[str, ...]
-    reference: bool
-    colour: str | None
+    reference: bool = False
+    colour: str | None = None
 
 
 @dataclass(frozen=True)
@@ -31,28 +30,45 @@ class Table:
     """A table with what stands under it."""
 
     title: str
-    columns: tuple[Column, ...]
+    heads: tuple[Head, ...]
     rows: tuple[Row, ...]
     caption: str
+
+
+def plain_table(
+    title: str, texts: Sequence[str], numbers: Sequence[str], rows: Sequence[tuple[str, ...]], caption: str
+) -> Table:
+    """A table whose first columns (``texts``) are names and whose others are numbers."""
+    heads = (*(Head(name, True) for name in texts), *(Head(name, False) for name in numbers))
+    return Table(title, heads, tuple(Row(cells) for cells in rows), caption)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table of arms."""
+
+    head: str
+    cell: Callable[[Entry], str]
+    text: bool = False
 
 
 def _table(
     title: str, view: View, columns: Sequence[Column], rows: Sequence[Entry], references: Sequence[Entry]
 ) -> Table:
-    """Fill a table, leaving out the columns of which nothing is known."""
-    cells = {column: [column.cell(row) for row in (*references, *rows)] for column in columns}
-    kept = [column for column in columns if any(cell != wording.UNKNOWN for cell in cells[column])]
+    """Fill a table of arms, leaving out the columns of which nothing is known."""
+    arms = (*references, *rows)
+    kept = [column for column in columns if any(column.cell(row) != wording.UNKNOWN for row in arms)]
     notes = [COLUMN_NOTES[column.head] for column in kept if column.head in COLUMN_NOTES]
     return Table(
         title=title,
-        columns=tuple(kept),
+        heads=tuple(Head(column.head, column.text) for column in kept),
         rows=tuple(
             Row(
-                cells=tuple(cells[column][index] for column in kept),
-                reference=index < len(references),
+                cells=tuple(column.cell(row) for column in kept),
+                reference=row in references,
                 colour=LOOKS[row.verdict].colour if row.verdict else None,
             )
-            for index, row in enumerate((*references, *rows))
+            for row in arms
         ),
         caption=" ".join([wording.basis(view), view.profile.meaning or "", *notes]),
     )
@@ -70,27 +86,19 @@ def _columns(view: View) -> list[Column]:
         Column("Cut off", lambda row: wording.percent(row.truncation)),
         Column("Length", lambda row: wording.number(row.length, 1)),
         Column("Depth", lambda row: wording.number(row.depth, 2)),
-        Column("Flips at", lambda row: wording.number(row.flip_sd, decimals)),
+        Column("flip_sd", lambda row: wording.number(row.flip_sd, decimals)),
         Column("Parameters", lambda row: wording.whole(row.parameters)),
         Column("Time", lambda row: wording.duration(row.seconds)),
         Column("Memory", lambda row: wording.size(row.memory)),
     ]
 
 
-PAIR_HEADS = (
-    ("Together", True),
-    ("Parts", True),
-    ("Together, above base", False),
-    ("Sum of each alone", False),
-    ("Excess", False),
-)
-
 COLUMN_NOTES = {
     "Above base": "Above base: score minus the base's, with its 95 % interval.",
     "Cut off": "Cut off: the share of completions that reached the token limit.",
     "Length": "Length: mean number of tokens of a completion.",
-    "Flips at": "Flips at: the seed standard deviation of a score at which the verdict would change.",
     "Parameters": "Parameters: how many are trained.",
+    "Time": "Time: an arm's share of the wall-clock time of the arms that trained together.",
     "Memory": "Memory: peak during training.",
 }
 
@@ -114,23 +122,30 @@ def strategies(view: View) -> Table:
     return _table("Strategies", view, columns, view.strategies, (view.full,))
 
 
+def scored_so_far(scan: Scan) -> Table | None:
+    """The scores of the arms that are done, before there is a profile; None where there are none."""
+    rows = [(arm.name, wording.number(arm.record["score"], 3)) for arm in scan.arms if "score" in arm.record]
+    return (
+        plain_table("Scored so far", ("Arm",), ("Score",), rows, "Mean scores on the test problems.") if rows else None
+    )
+
+
 def pairs(view: View) -> Table:
     """Is the gain of layers trained together the sum of what each gained alone?"""
     decimals = wording.score_decimals(view)
-    columns = [Column(head, str, text) for head, text in PAIR_HEADS]
-    rows = [
-        Row(
+    return plain_table(
+        "Layers together against the sum of each alone",
+        ("Together", "Parts"),
+        ("Together", "Sum of each alone", "Excess"),
+        [
             (
                 pair.combined,
                 ", ".join(pair.parts),
                 wording.number(pair.combined_difference, decimals, signed=True),
                 wording.number(pair.sum_of_differences, decimals, signed=True),
                 wording.plus_minus(pair.excess, pair.excess_ci, decimals),
-            ),
-            reference=False,
-            colour=None,
-        )
-        for pair in view.profile.pairs
-    ]
-    caption = f"Scores above the base. {wording.basis(view)} {view.profile.meaning or ''}"
-    return Table("Layers together against the sum of each alone", tuple(columns), tuple(rows), caption)
+            )
+            for pair in view.profile.pairs
+        ],
+        f"Scores above the base, the excess with its 95 % interval. {wording.basis(view)} {view.profile.meaning or ''}",
+    )

@@ -13,6 +13,9 @@ from onelayer.report.data import Entry, View
 from onelayer.report.quantity import Quantity
 from onelayer.report.verdicts import LOOKS
 
+PLAIN = str.maketrans({"–": "-", "−": "-", "\N{NO-BREAK SPACE}": " "})
+"""Terminals and pipes may have an encoding without these characters."""
+
 
 @dataclass(frozen=True)
 class BarChart:
@@ -56,14 +59,14 @@ class BarChart:
 
 def _table(view: View, quantity: Quantity) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for head in ("Layer", "Depth", "Score", quantity.symbol, "95 % interval"):
+    for head in ("Layer", "Depth", "Score", quantity.symbol.translate(PLAIN), "95 % interval"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("Verdict", no_wrap=True)
     table.add_column("Cut off", justify="right", no_wrap=True)
     decimals = wording.score_decimals(view)
 
     def cells(row: Entry, label: str) -> list[str]:
-        return [
+        values = [
             label,
             wording.number(row.depth, 2),
             wording.number(row.score, decimals),
@@ -72,6 +75,7 @@ def _table(view: View, quantity: Quantity) -> Table:
             row.verdict or wording.UNKNOWN,
             wording.percent(row.truncation),
         ]
+        return [value.translate(PLAIN) for value in values]
 
     table.add_row(*cells(view.base, "base"), style="dim")
     table.add_row(*cells(view.full, "full"), style="dim")
@@ -84,7 +88,7 @@ def render(profile: Profile) -> RenderableType:
     """Arrange a profile for printing: headline, table of the layers in the model's order, bars, recommendation."""
     view = View.of(profile)
     quantity = Quantity.of(view)
-    parts: list[RenderableType] = [Text(wording.headline(view), style="bold"), Text()]
+    parts: list[RenderableType] = [Text(wording.headline(view).translate(PLAIN), style="bold"), Text()]
     if view.layers:
         bars = [(str(row.layer), value, LOOKS[row.verdict].terminal) for row, value in quantity.points(view.layers)]
         parts += [_table(view, quantity), Text(), BarChart(bars, quantity.full, quantity.decimals), Text()]

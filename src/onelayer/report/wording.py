@@ -1,5 +1,6 @@
 """The sentences and numbers of a report: plain text, the same in the page and in the terminal."""
 
+from onelayer.compare import Correlation
 from onelayer.report.data import Scan, View
 
 UNKNOWN = "–"
@@ -106,8 +107,19 @@ def size(num_bytes: float | None) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
 
 
+def correlation(kind: str, found: Correlation) -> str:
+    """A correlation with its interval and permutation p-value."""
+    if found.value is None:
+        return f"No {kind} correlation: one side is the same everywhere"
+    text = f"{kind} correlation {found.value:+.2f}"
+    if found.ci:
+        text += f" (95 % interval {found.ci[0]:+.2f} to {found.ci[1]:+.2f})"
+    return text if found.p_value is None else f"{text}, permutation p = {found.p_value:.3g}"
+
+
 def progress(scan: Scan) -> str:
-    """How far a running scan is."""
-    scored = len(scan.view.layers) if scan.view else 0
-    steps = max((arm.metrics[-1]["step"] for arm in scan.arms), default=0)
-    return f"{count(len(scan.arms), 'arm')} in training or done, {count(scored, 'layer')} scored, step {steps} reached."
+    """How far a scan is that is not done."""
+    step = max((arm.metrics[-1]["step"] + 1 for arm in scan.arms if arm.metrics), default=0)
+    planned = len(scan.manifest.get("arms", ()))
+    done = f"{planned - len(scan.waiting)} of {count(planned, 'arm')} are done"
+    return f"{done}; the furthest has trained {count(step, 'step')}."
