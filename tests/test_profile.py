@@ -135,7 +135,8 @@ def recommendation(worths, others=None, strategies=None, selection_scores=None, 
 def test_recommends_the_layer_tied_with_full():
     found = recommendation([0.2, 1.0, 0.5])
     assert (found.arm, found.plan, found.layers) == ("layer-01", "1", (1,))
-    assert found.reason.count(".") == found.reason.count("0.") + 1
+    assert "layer 1 alone" in found.reason
+    assert found.reason.endswith(".")
 
 
 def test_recommends_full_when_no_layer_is_tied():
@@ -148,7 +149,7 @@ def test_recommends_the_smallest_tied_strategy():
     strategies = {"only-b2": Candidate("best:2@profile.json", (1, 2)), "boost-b2": Candidate("boost:2@p", (0, 1, 2, 3))}
     found = recommendation([0.2, 0.5, 0.4, 0.1], {"only-b2": 1.3, "boost-b2": 1.3}, strategies)
     assert (found.arm, found.layers) == ("only-b2", (1, 2))
-    assert "two" in found.reason or "2 layers" in found.reason or "'best:2@profile.json'" in found.reason
+    assert "'best:2@profile.json'" in found.reason
 
 
 def test_selection_scores_decide_between_tied_layers():
@@ -157,7 +158,7 @@ def test_selection_scores_decide_between_tied_layers():
     selection = {"layer-00": 0.1, "layer-01": 0.1, "layer-02": 0.9} | {other: 0.5}
     found = recommendation([1.0, 1.0, 0.3], selection_scores=selection)
     assert found.arm == other
-    assert "2 sets of one layer are tied with it" in found.reason
+    assert "2 sets of one layer are tied for the best" in found.reason
     assert "on the selection problems" in found.reason
 
 

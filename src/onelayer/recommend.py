@@ -73,15 +73,16 @@ def recommend(
     reason = f"Of {len(candidates)} arms {_describe(best, candidates[best])} scores highest ({values[best]:.3g})"
     if len(equals) > 1:
         reason += (
-            f"; {len(equals)} sets of {_count(smallest)} are tied with it, and of these {_describe(arm, chosen)} is "
-            f"the best on the {basis} problems"
+            f"; {len(equals)} sets of {_count(smallest)} are tied for the best, and of these {_describe(arm, chosen)} does "
+            f"best on the {basis} problems"
         )
     elif arm != best:
         reason += f"; {_describe(arm, chosen)} ({values[arm]:.3g}) is the smallest set that is tied with it"
     elif smallest == contribution.num_layers:
         reason += ", and no smaller set is tied with it"
     else:
-        reason += f", and no other set of at most {_count(smallest)} is tied with it"
+        others = "single layer" if smallest == 1 else f"set of at most {smallest} layers"
+        reason += f", and no other {others} is tied with it"
     if np.isnan(scores.estimate(unit(scores, FULL) - unit(scores, BASE)).variance):
         reason += "; without intervals it is not known whether that is more than luck"
     return Recommendation(arm, chosen.plan, chosen.layers, reason + ".")
