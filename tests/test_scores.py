@@ -126,6 +126,7 @@ def test_scan_folder(tmp_path):
     write_arm(tmp_path, "layer-04-seed1", arm([[1], [1], [0]], truncated=True), kind="layer", layer=4)
     write_arm(tmp_path, "only-b2", arm([[1], [1], [1]]), kind="strategy", layer=None)
     (tmp_path / "arms" / "layer-05").mkdir()
+    write_scores(tmp_path / "arms" / "layer-05" / "scores.parquet", arm([[1], [0], [0]]))
     measured = read_scan(tmp_path)
     assert (measured.layers, measured.others) == ({4: "layer-04"}, ("only-b2",))
     assert measured.seeds == {"base": 1, "full": 1, "layer-04": 2, "only-b2": 1}

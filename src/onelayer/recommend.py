@@ -73,8 +73,8 @@ def recommend(
     reason = f"Of {len(candidates)} arms {_describe(best, candidates[best])} scores highest ({values[best]:.3g})"
     if len(equals) > 1:
         reason += (
-            f"; {len(equals)} sets of {_count(smallest)} are tied for the best, and of these {_describe(arm, chosen)} does "
-            f"best on the {basis} problems"
+            f"; {len(equals)} sets of {_count(smallest)} are tied for the best, and of these "
+            f"{_describe(arm, chosen)} does best on the {basis} problems"
         )
     elif arm != best:
         reason += f"; {_describe(arm, chosen)} ({values[arm]:.3g}) is the smallest set that is tied with it"

@@ -173,7 +173,7 @@ def pair_arms(
 def read_scan(folder: Path, categories: Mapping[str, str] | None = None) -> MeasuredScores:
     """Read the scores of all finished arms of a scan folder (``arms/<name>/arm.json`` and ``scores.parquet``).
 
-    An arm without ``scores.parquet`` is not finished and left out. Arms that differ only by a ``-seed`` suffix are one
+    ``arm.json`` is written last, so an arm without it is not finished and left out. Arms that differ only by a ``-seed`` suffix are one
     arm with several training seeds.
 
     Raises:
@@ -184,16 +184,16 @@ def read_scan(folder: Path, categories: Mapping[str, str] | None = None) -> Meas
     layers: dict[int, str] = {}
     others: list[str] = []
     seeds: dict[str, list[ArmScores]] = {}
-    for path in sorted((folder / "arms").glob("*/scores.parquet")):
-        record = _read_arm_record(path.parent / "arm.json")
+    for path in sorted((folder / "arms").glob("*/arm.json")):
+        record = _read_arm_record(path)
         name = re.sub(r"-seed\d+$", "", path.parent.name)
-        seeds.setdefault(name, []).append(read_scores(path))
+        seeds.setdefault(name, []).append(read_scores(path.parent / "scores.parquet"))
         if record["kind"] == "layer":
             layers[record["layer"]] = name
         elif name not in (BASE, FULL, *others):
             others.append(name)
     if missing := [name for name in (BASE, FULL) if name not in seeds]:
-        raise UserError(f"{folder} has no finished arm '{missing[0]}' (arms/{missing[0]}/scores.parquet)")
+        raise UserError(f"{folder} has no finished arm '{missing[0]}' (arms/{missing[0]}/arm.json)")
     ordered = {name: seeds[name] for name in sorted(seeds, key=lambda name: (name != BASE, name != FULL, name))}
     return MeasuredScores(
         scores=pair_arms({name: [arm.problem_means() for arm in arms] for name, arms in ordered.items()}, categories),
@@ -210,9 +210,7 @@ def _read_arm_record(path: Path) -> dict[str, Any]:
     """Return ``arm.json`` with at least ``kind`` and, for a layer, ``layer``."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist beside scores.parquet") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
     if not isinstance(record, dict) or "kind" not in record:
         raise UserError(f"{path} has no 'kind' (base, full, layer or strategy)")
