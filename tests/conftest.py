@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests with two threads: waiting threads sleep instead of spinning beside other processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from transformers import (
 )
 
 from onelayer.model import BaseModel, load_base
+from onelayer.tasks.base import Problem, Split
 
 CHARACTERS = "0123456789+-=,#()*. abcdefghijklmnopqrstuvwxyz"
 FAMILIES: dict[str, Any] = {"qwen3": Qwen3Config, "qwen2": Qwen2Config, "llama": LlamaConfig}
@@ -91,3 +94,16 @@ def base_of(model_folder: Callable[..., Path]) -> Callable[..., BaseModel]:
         return load_base(str(model_folder(family, tied=tied, layers=layers)), dtype=dtype)
 
     return load
+
+
+class DigitTask:
+    """Something a random model can learn in a few steps: complete a prompt with digits. Reward: share of digits."""
+
+    name = "digits"
+
+    def problems(self, split: Split) -> list[Problem]:
+        start, count = {"train": (0, 12), "selection": (20, 4), "test": (30, 6)}[split]
+        return [Problem(i, f"{'+' * (i % 3)}{i}=", {"answer": str(i)}) for i in range(start, start + count)]
+
+    def reward(self, prompts: list[Any], completions: list[str], answer: list[str]) -> list[float | None]:
+        return [sum(c.isdigit() for c in text) / 6 for text in completions]

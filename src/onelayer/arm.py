@@ -8,6 +8,7 @@ The masters are fp32 for every arm, the full one too: of bfloat16 weights of siz
 under an Adam step at a learning rate of 5e-6, and C(k) would compare number formats instead of layers.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -228,9 +229,9 @@ class Arm:
     def save_delta(self, path: Path, base: BaseModel) -> None:
         """Write ``delta.safetensors``: the masters under their original names, in fp32."""
         tensors = {name: master.detach().cpu().contiguous() for name, master in self.masters.items()}
-        metadata = {"format": "pt", "base_model": base.name, "base_hash": base.hash, "plan": self.plan}
-        if base.revision:
-            metadata["revision"] = base.revision
+        header = {"base_model": base.name, "revision": base.revision, "base_hash": base.hash, "plan": self.plan}
+        # One key only: safetensors writes several in a random order, and equal deltas would differ in their bytes.
+        metadata = {"onelayer": json.dumps(header)}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
 
@@ -251,19 +252,20 @@ def load_delta(path: Path, base: BaseModel) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
 
 
-def read_delta_header(path: Path) -> dict[str, str]:
-    """What a delta says of itself: at least ``base_model`` and ``base_hash``.
+def read_delta_header(path: Path) -> dict[str, Any]:
+    """What a delta says of itself: ``base_model``, ``revision``, ``base_hash`` and ``plan``.
 
     Raises:
         UserError: no such file, a damaged one, or safetensors that are no delta.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header: dict[str, str] = file.metadata() or {}
+            metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise UserError(f"delta '{path}' cannot be read: {error}") from error
-    if missing := {"base_model", "base_hash"} - header.keys():
-        raise UserError(f"'{path}' is no delta: its header has no {min(missing)}")
+    if "onelayer" not in metadata:
+        raise UserError(f"'{path}' is no delta: its header does not say which base it belongs to")
+    header: dict[str, Any] = json.loads(metadata["onelayer"])
     return header
 
 

@@ -92,7 +92,7 @@ def merge(delta: str, output: str, config_file: str | None, preset: str | None, 
     path = Path(delta) / "delta.safetensors" if Path(delta).is_dir() else Path(delta)
     header = read_delta_header(path)
     if flags["model"] is None:
-        flags["model"], flags["revision"] = header["base_model"], flags["revision"] or header.get("revision")
+        flags["model"], flags["revision"] = header["base_model"], flags["revision"] or header["revision"]
     base = load_model(build_config(ModelConfig, flags, config_file, preset))
     merge_delta(load_delta(path, base), base, Path(output))
     click.echo(f"merged checkpoint: {output}")

@@ -1,0 +1,82 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from onelayer.arm import Arm, OptimizerSettings
+from onelayer.logprobs import completion_logprobs, head_logprobs
+from onelayer.model import BaseModel
+from onelayer.plan import parse_plan, resolve
+from onelayer.sample import left_pad
+
+
+def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    ids, mask = left_pad([[3, 4], [5, 6, 7], [8]], 5)
+    completions = torch.randint(2, 40, (3, 6), generator=generator)
+    lengths = torch.tensor([6, 2, 4])
+    return ids, mask, completions, (torch.arange(6) < lengths[:, None]).long()
+
+
+def naive(base: BaseModel, temperature: float) -> Tensor:
+    """Row by row, without padding, from the whole table of logits."""
+    ids, mask, completions, completion_mask = batch()
+    result = torch.zeros(3, 6)
+    for row in range(3):
+        prompt = ids[row][mask[row] == 1]
+        completion = completions[row][completion_mask[row] == 1]
+        logits = base.module(input_ids=torch.cat([prompt, completion])[None]).logits[0] / temperature
+        logps = logits.float().log_softmax(-1)[len(prompt) - 1 : -1]
+        result[row, : len(completion)] = logps[torch.arange(len(completion)), completion]
+    return result
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("chunk", [1, 5, 1000])
+def test_equal_to_the_naive_way(base_of: Callable[..., BaseModel], family: str, temperature: float, chunk: int) -> None:
+    base = base_of(family)
+    logps, entropy = completion_logprobs(base, *batch(), temperature=temperature, chunk_tokens=chunk)
+    assert torch.allclose(logps, naive(base, temperature), atol=2e-5)
+    assert ((entropy > 0) == batch()[3].bool()).all()
+
+
+def test_entropy_of_a_known_distribution() -> None:
+    weight = torch.tensor([[1.0], [1.0], [-1e4]])
+    logps, entropy = head_logprobs(torch.ones(2, 1), weight, None, torch.tensor([0, 1]), 1.0, 8)
+    assert torch.allclose(logps, torch.full((2,), -0.6931472))
+    assert torch.allclose(entropy, torch.full((2,), 0.6931472))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_gradients_equal_the_naive_ways(base_of: Callable[..., BaseModel], tied: bool) -> None:
+    base = base_of(tied=tied)
+    rates = resolve(parse_plan("all", 4), base.parts, base.tied_head)
+    chunked, whole = (Arm.create(base, rates, OptimizerSettings()) for _ in range(2))
+    with chunked.worn_by(base):
+        completion_logprobs(base, *batch(), chunk_tokens=4)[0].sum().backward()
+    with whole.worn_by(base):
+        naive(base, 1.0).sum().backward()
+    for name in rates:
+        ours, theirs = chunked.masters[name].grad, whole.masters[name].grad
+        assert ours is not None and theirs is not None
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4), name
+
+
+def test_the_table_of_logits_never_exists() -> None:
+    tokens, vocabulary, width, chunk = 64, 5000, 8, 4
+    hidden = torch.randn(tokens, width, requires_grad=True)
+    weight = torch.randn(vocabulary, width, requires_grad=True)
+    largest = 0
+
+    def watch(tensor: Tensor) -> Tensor:
+        nonlocal largest
+        largest = max(largest, tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(watch, lambda tensor: tensor):
+        logps, _ = head_logprobs(hidden, weight, None, torch.arange(tokens), 1.0, chunk)
+    logps.sum().backward()  # type: ignore[no-untyped-call]
+    assert 0 < largest <= max(weight.numel(), chunk * vocabulary)
+    assert weight.numel() < tokens * vocabulary / 4
