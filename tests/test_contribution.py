@@ -255,6 +255,17 @@ def test_a_layer_identical_to_full_has_c_exactly_one():
     assert (layer.p_full, layer.verdict) == (1.0, "tied with full")
 
 
+def test_scores_without_any_noise():
+    arms = {"base": np.zeros(10), "full": np.ones(10), "layer-00": np.full(10, 0.5), "layer-01": np.tile([0.0, 1.0], 5)}
+    result = judge(arms)
+    assert (result.gain_ci, result.gain_z, result.refused) == ((1.0, 1.0), None, None)
+    assert result.layers[0].contribution_ci == pytest.approx((0.5, 0.5))
+    assert result.layers[0].verdict == "partial"
+    assert result.layers[1].contribution_ci == pytest.approx(
+        scipy.stats.ttest_1samp(arms["layer-01"], 0).confidence_interval()
+    )
+
+
 def test_adding_a_strategy_does_not_change_the_layers():
     arms = scan(np.random.default_rng(13), [0.2, 0.6, 0.9])
     arms["only-b2"] = arms["full"] * 0.9

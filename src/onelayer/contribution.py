@@ -67,8 +67,9 @@ class ArmContribution:
 class Contribution:
     """The judgement of a scan. ``refused`` is a sentence where contributions are undefined, else None.
 
-    ``gain`` is S_full - S_base and ``gain_z`` the gain in standard errors. ``seed_sd`` is the pooled standard deviation
-    between training seeds, None where no arm has two. ``meaning`` says in a sentence what the intervals are about.
+    ``gain`` is S_full - S_base and ``gain_z`` the gain in standard errors, None where no noise was seen or is known.
+    ``seed_sd`` is the pooled standard deviation between training seeds, None where no arm has two. ``meaning`` says
+    in a sentence what the intervals are about.
     """
 
     num_layers: int
@@ -324,9 +325,9 @@ def _meaning(scores: PairedScores | AverageScores) -> str:
 
 
 def _known(value: object) -> float | None:
-    """Return a float, or None for NaN."""
+    """Return a float, or None where it is not a finite number."""
     number = float(np.asarray(value))
-    return None if np.isnan(number) else number
+    return number if np.isfinite(number) else None
 
 
 def _pairs(interval: tuple[Array, Array]) -> list[tuple[float, float] | None]:

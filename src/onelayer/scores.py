@@ -173,8 +173,8 @@ def pair_arms(
 def read_scan(folder: Path, categories: Mapping[str, str] | None = None) -> MeasuredScores:
     """Read the scores of all finished arms of a scan folder (``arms/<name>/arm.json`` and ``scores.parquet``).
 
-    ``arm.json`` is written last, so an arm without it is not finished and left out. Arms that differ only by a ``-seed`` suffix are one
-    arm with several training seeds.
+    ``arm.json`` is written last, so an arm without it is not finished and left out. Arms that differ only by a
+    ``-seed`` suffix are one arm with several training seeds.
 
     Raises:
         UserError: no scan there, no finished base or full arm, damaged files, arms with different problems.
