@@ -164,7 +164,7 @@ def test_trailing_mean_and_colours() -> None:
     assert trailing_mean([1.0, 3.0, 5.0, 9.0], 2) == [1.0, 2.0, 4.0, 7.0]
     assert trailing_mean([2.0, 4.0], 1) == [2.0, 4.0]
     assert (depth_colour(0.0), depth_colour(1.0)) == ("rgb(0,114,178)", "rgb(213,94,0)")
-    # 4 entries of 48 + 7 * 10 = 118 pixels, two beside each other in 250 pixels, 20 pixels a line
+    # 116, 53, 53 and 53 pixels: 222 fit in a line of 250, the last one begins the second, 20 pixels a line
     assert legend_height(["a" * 10, "b", "c", "d"], 250) == 40
     assert legend_height([], 250) == 0
 

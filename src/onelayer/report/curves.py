@@ -20,6 +20,9 @@ METRICS = {
 """The metrics that get a learning curve, where they were logged: TRL's name and what the axis says."""
 
 
+DASHES = ("dot", "dash", "dashdot", "longdash")
+
+
 def depth_colour(share: float) -> str:
     """From blue (first layer) over purple to vermilion (last), which colour-blind readers tell apart."""
     stops = ((0, 114, 178), (150, 110, 176), (213, 94, 0))
@@ -42,18 +45,24 @@ def _name(arm: Arm) -> str:
 def curves(arms: Sequence[Arm], num_layers: int, settings: Mapping[str, Any]) -> list[Picture]:
     """A figure for each logged metric, a line for every arm: full in the page's text colour, layers by depth."""
     pictures: list[Picture] = []
+    arms = sorted(arms, key=lambda arm: (arm.plan != "full", arm.layer is None, arm.layer or 0, arm.name))
+    further = list(dict.fromkeys(arm.plan for arm in arms if arm.layer is None and arm.plan != "full"))
     for metric, axis in METRICS.items():
         logged = [(arm, *arm.curve(metric)) for arm in arms]
         logged = [(arm, steps, values) for arm, steps, values in logged if steps]
         if not logged:
             continue
         window = 1 if metric == "eval/score" else max(1, max(len(steps) for _, steps, _ in logged) // 20)
-        names = {_name(arm) for arm, _, _ in logged}
-        figure = new_figure(330, legend=[*names, "layer"], xaxis_title_text="Step", yaxis_title_text=axis)
+        names = [_name(arm) for arm, _, _ in logged if arm.seed == 0]
+        figure = new_figure(330, legend=names, xaxis_title_text="Step", yaxis_title_text=axis)
         for arm, steps, values in logged:
-            line: dict[str, Any] = {"width": 2.6} if arm.plan == "full" else {"width": 1.6, "dash": "dot"}
+            line: dict[str, Any] = {"width": 1.6}
             if arm.layer is not None:
-                line = {"width": 1.6, "color": depth_colour(arm.layer / max(1, num_layers - 1))}
+                line["color"] = depth_colour(arm.layer / max(1, num_layers - 1))
+            elif arm.plan in further:
+                line["dash"] = DASHES[further.index(arm.plan) % len(DASHES)]
+            else:
+                line["width"] = 2.6
             figure.add_scatter(
                 x=steps,
                 y=trailing_mean(values, window),
@@ -66,7 +75,6 @@ def curves(arms: Sequence[Arm], num_layers: int, settings: Mapping[str, Any]) ->
                 hovertext=shown(arm.name),
                 hovertemplate="<b>%{hovertext}</b><br>step %{x}: %{y:.4g}<extra></extra>",
             )
-        figure.update_layout(legend_title_text="layer  ")
         batch = [settings.get(key) for key in ("train_batch_size", "num_generations")]
         source = "Selection problems. " if metric == "eval/score" else ""
         if not source and all(batch):

@@ -5,7 +5,6 @@ model, a file name or a data set goes through `shown`, because Plotly reads a li
 """
 
 import html
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onelayer.compare import FEWEST, correlate
-from onelayer.errors import UserError
 from onelayer.report import wording
 from onelayer.report.data import Entry, View
 from onelayer.report.quantity import Quantity
@@ -44,25 +42,24 @@ def shown(text: object) -> str:
 
 
 def legend_height(names: Collection[str], width: int) -> int:
-    """Pixels that a horizontal legend takes in a given width; Plotly sets its entries in columns of equal width."""
-    if not names:
-        return 0
-    column = 48 + 7 * max(map(len, names))
-    return 20 * math.ceil(len(names) / max(1, width // column))
+    """Pixels that a horizontal legend takes whose entries flow in lines of a given width."""
+    lines, used = (1 if names else 0), 0
+    for name in names:
+        # Plotly's symbol and gaps, and the mean width of a character at 13 pixels.
+        entry = 46 + 7 * len(name)
+        if used and used + entry > width:
+            lines, used = lines + 1, 0
+        used += entry
+    return 20 * lines
 
 
 def new_figure(plot_height: int, legend: Collection[str] = (), top: int = 24, **layout: Any) -> "Figure":
-    """An empty figure whose plot area stays ``plot_height`` pixels high however long the legend below it is.
+    """An empty figure whose plot area stays ``plot_height`` pixels high however long the legend below it is."""
+    from plotly.graph_objects import Figure
 
-    Raises:
-        UserError: plotly is not installed.
-    """
-    try:
-        from plotly.graph_objects import Figure
-    except ImportError as error:
-        raise UserError("The HTML report needs plotly: pip install 'onelayer[report]'") from error
     axis = {"showgrid": True, "zeroline": False, "showline": True, "ticks": "outside", "ticklen": 4}
-    below = {"orientation": "h", "x": 0, "xref": "container", "y": 0, "yref": "container", "yanchor": "bottom"}
+    below = {"orientation": "h", "tracegroupgap": 0, "x": 0, "y": 0, "yanchor": "bottom"}
+    below |= {"xref": "container", "yref": "container"}
     bottom, narrow = (64 + legend_height(legend, width) for width in (940, 270))
     return Figure(
         layout={
@@ -230,6 +227,7 @@ def change(view: View, norms: Mapping[int, float]) -> Picture | None:
         mode="markers+text",
         text=[str(row.layer) for row, _, _ in points],
         textposition="top center",
+        cliponaxis=False,
         marker={"size": 9, "color": GREY},
         hovertext=[f"{hover(view, quantity, row)}<br>norm {norm:.4g}" for row, _, norm in points],
         hoverinfo="text",

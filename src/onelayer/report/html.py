@@ -193,10 +193,8 @@ def make_overview(scans: Sequence[Scan], comparison: Comparison | None) -> Overv
 
 def render(scans: Sequence[Scan], comparison: Comparison | None = None) -> str:
     """The whole page as text."""
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise UserError("The HTML report needs plotly: pip install 'onelayer[report]'") from error
+    from plotly.offline import get_plotlyjs
+
     environment = Environment(
         loader=PackageLoader("onelayer.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -226,7 +224,7 @@ def write_report(
         comparison: how far the profiles agree, shown above them.
 
     Raises:
-        UserError: no folder, several without an output, one that is no scan, a damaged file, or a missing library.
+        UserError: no folder, several without an output, one that is no scan, a damaged file.
     """
     if not folders:
         raise UserError("A report needs at least one scan folder")

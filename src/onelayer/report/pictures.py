@@ -4,7 +4,6 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from onelayer.errors import UserError
 from onelayer.report.data import Entry, View
 from onelayer.report.quantity import Quantity
 from onelayer.report.verdicts import GREY, LOOKS
@@ -82,15 +81,10 @@ def draw(view: View, paths: Sequence[Path]) -> None:
     """Draw C (or S - S_base where C is refused) of every layer against relative depth; the suffix says the format.
 
     One column of a paper wide (3.4 inches), text in the size of a caption, colours and markers as in the page.
-
-    Raises:
-        UserError: matplotlib is not installed.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("Pictures need matplotlib: pip install 'onelayer[report]'") from error
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     quantity = Quantity.of(view)
     settings = {
         "font.size": 8,
@@ -105,9 +99,7 @@ def draw(view: View, paths: Sequence[Path]) -> None:
         axes = figure.subplots()
         for value, name in ((0.0, "base"), (quantity.full, "full")):
             axes.axhline(value, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-            axes.annotate(
-                name, (1, value), (0, 2), ("axes fraction", "data"), "offset points", ha="right", color="#59636f"
-            )
+            axes.annotate(name, (1, value), (3, 0), ("axes fraction", "data"), "offset points", va="center", color=TEXT)
         points = quantity.points(view.layers)
         axes.plot(
             [row.place for row, _ in points], [value for _, value in points], color=GREY, linewidth=0.7, alpha=0.6

@@ -97,6 +97,7 @@ COLUMN_NOTES = {
     "Above base": "Above base: score minus the base's, with its 95 % interval.",
     "Cut off": "Cut off: the share of completions that reached the token limit.",
     "Length": "Length: mean number of tokens of a completion.",
+    "flip_sd": "flip_sd: the training-seed standard deviation of a score at which the verdict would change.",
     "Parameters": "Parameters: how many are trained.",
     "Time": "Time: an arm's share of the wall-clock time of the arms that trained together.",
     "Memory": "Memory: peak during training.",
