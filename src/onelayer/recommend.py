@@ -71,7 +71,9 @@ def recommend(
     basis = "test" if chosen_on is values else "selection"
     chosen = candidates[arm]
     reason = f"Of {len(candidates)} arms {_describe(best, candidates[best])} scores highest ({values[best]:.3g})"
-    if len(equals) > 1:
+    if np.isnan(scores.estimate(unit(scores, FULL) - unit(scores, BASE)).variance):
+        reason += "; without intervals it is not known whether that is more than luck, nor what is tied with it"
+    elif len(equals) > 1:
         reason += (
             f"; {len(equals)} sets of {_count(smallest)} are tied for the best, and of these "
             f"{_describe(arm, chosen)} does best on the {basis} problems"
@@ -83,8 +85,6 @@ def recommend(
     else:
         others = "single layer" if smallest == 1 else f"set of at most {smallest} layers"
         reason += f", and no other {others} is tied with it"
-    if np.isnan(scores.estimate(unit(scores, FULL) - unit(scores, BASE)).variance):
-        reason += "; without intervals it is not known whether that is more than luck"
     return Recommendation(arm, chosen.plan, chosen.layers, reason + ".")
 
 
