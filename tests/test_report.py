@@ -437,7 +437,9 @@ def test_a_comparison_shows_the_heat_map(browser: Any, tmp_path: Path) -> None:
         profile = invented()
         for row in profile["layers"]:
             row["contribution"] += 0.1 * math.sin(index * row["layer"])
-        folders.append(write_scan(tmp_path / name, profile))
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        (folders[-1] / "profile.json").write_text(json.dumps(profile))
     comparison = compare([Curve.from_profile(folder.name, Profile.load(folder)) for folder in folders])
     opened(browser, write_report(folders, tmp_path / "out", comparison).html)
     cells = browser.find_elements("css selector", "#overview-heat-map .heatmap-label")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from onelayer.compare import Comparison, Correlation
+from onelayer.compare import Comparison, Correlation, Pair
 from onelayer.report import wording
 from onelayer.report.data import Scan
 from onelayer.report.figures import Picture, hover, mark, new_figure, shown
@@ -81,12 +81,16 @@ def pairs_table(comparison: Comparison) -> Table:
     def cell(found: Correlation) -> str:
         if found.value is None:
             return wording.UNKNOWN
-        return f"{found.value:+.2f}" + (f" ({found.ci[0]:+.2f} to {found.ci[1]:+.2f})" if found.ci else "")
+        return f"{found.value:.2f}" + (f" ({wording.interval(found.ci)})" if found.ci else "")
+
+    def shared(pair: Pair, k: int) -> str:
+        found = next((top for top in pair.top if top.k == k), None)
+        return wording.UNKNOWN if found is None else f"{found.overlap} ({found.expected:.1f})"
 
     return plain_table(
         "Correlations",
         ("Profiles",),
-        ("Points", "Spearman", "p", "Kendall", "Pearson", "Shared best layers"),
+        ("Points", "Spearman", "p", "Kendall", "Pearson", "Best 3", "Best 5"),
         [
             (
                 f"{pair.first} / {pair.second}",
@@ -95,13 +99,13 @@ def pairs_table(comparison: Comparison) -> Table:
                 wording.UNKNOWN if pair.spearman.p_value is None else f"{pair.spearman.p_value:.3g}",
                 cell(pair.kendall),
                 cell(pair.pearson),
-                ", ".join(
-                    f"{top.overlap} of {top.k} (chance {top.expected:.1f})" for top in pair.top if top.k in (3, 5)
-                ),
+                shared(pair, 3),
+                shared(pair, 5),
             )
             for pair in comparison.pairs
         ],
-        "95 % intervals in brackets; p from permutations of the layers.",
+        "95 % intervals in brackets; p from permutations of the layers. Best 3: how many of them are shared, in brackets "
+        "how many are by chance.",
     )
 
 
@@ -110,7 +114,7 @@ def stability_table(comparison: Comparison) -> Table | None:
     rows = [
         (
             found.name,
-            f"{found.spearman:+.2f} ({found.spearman_range[0]:+.2f} to {found.spearman_range[1]:+.2f})",
+            f"{found.spearman:.2f} ({wording.interval(found.spearman_range)})",
             wording.percent(found.best_stays, 0),
         )
         for found in comparison.stability

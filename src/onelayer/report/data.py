@@ -241,7 +241,7 @@ def read_scan(folder: Path) -> Scan:
         raise UserError(f"{config} should hold `key: value` lines")
     records = {arm.plan: arm.record for arm in reversed(arms)}
     return Scan(
-        folder=folder,
+        folder=folder.resolve(),
         view=View.of(Profile.load(path), records) if path.exists() else None,
         settings=settings,
         manifest=_read_object(folder / "manifest.json"),

@@ -98,15 +98,15 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _commands(scan: Scan) -> list[str]:
-    """How to run the scan again and how to write this report again."""
+    """How to get the same numbers again; nothing for scores that were measured elsewhere without a command."""
     folder = shlex.quote(scan.folder.name)
     recorded = (scan.view.profile.model_extra or {}).get("command") if scan.view else None
     if recorded:
-        first = recorded if isinstance(recorded, str) else shlex.join(recorded)
-        return [first, f"onelayer report {folder}"]
+        return [recorded if isinstance(recorded, str) else shlex.join(recorded)]
+    if not scan.manifest:
+        return []
     again = shlex.quote(f"{scan.folder.name}-again")
-    repeat = [f"onelayer scan --config {folder}/config.yaml --output {again}"] if scan.settings else []
-    return [*repeat, f"onelayer report {folder}"]
+    return [f"onelayer scan --config {folder}/config.yaml --output {again}", f"onelayer report {folder}"]
 
 
 def _facts(scan: Scan) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
