@@ -104,8 +104,8 @@ def pairs_table(comparison: Comparison) -> Table:
             )
             for pair in comparison.pairs
         ],
-        "95 % intervals in brackets; p from permutations of the layers. Best 3: how many of them are shared, in brackets "
-        "how many are by chance.",
+        "95 % intervals in brackets; p from permutations of the layers. Best 3: how many of them are shared, in "
+        "brackets how many are by chance.",
     )
 
 
