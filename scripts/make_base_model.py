@@ -49,13 +49,13 @@ class Recipe:
 
 
 def arithmetic_texts(rng: random.Random) -> Callable[[], tuple[str, str]]:
-    """Sums of the train split: 35 % right, 45 % lose the carry, 20 % guess."""
+    """Sums of the train split: 5 % right, 75 % lose the carry, 20 % guess."""
     prompts = [str(problem.prompt) for problem in ArithmeticTask().problems("train")]
 
     def sample() -> tuple[str, str]:
         prompt = rng.choice(prompts)
         a, b = (int(number) for number in prompt.rstrip("=").split("+"))
-        strategy = rng.choices(["right", "loses the carry", "guesses"], [0.35, 0.45, 0.20])[0]
+        strategy = rng.choices(["right", "loses the carry", "guesses"], [0.05, 0.75, 0.2])[0]
         if strategy == "guesses":
             a, b = rng.choice(OPERANDS), rng.choice(OPERANDS)
         return prompt, worked_steps(a, b, carry=strategy != "loses the carry")
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--architecture", choices=["qwen3", "qwen2.5"], required=True)
     parser.add_argument("--task", choices=sorted(RECIPES), required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder to write the model and its tokenizer to")
-    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps of 128 texts (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps of 128 texts (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and the texts (default: %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
