@@ -11,13 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from onelayer.errors import UserError
+from onelayer.graders.pool import WorkerLost, WorkerPool
 
 GRACE = 5.0
 """Seconds that a worker gets beyond an answer's deadline before it is taken for dead."""
@@ -47,7 +47,11 @@ class _Worker:
             raise RuntimeError("A math grading process ended while it started.")
 
     def ask(self, reference: str, answer: str, deadline: float) -> str:
-        """The verdict; "" if the worker itself died or hangs."""
+        """The verdict.
+
+        Raises:
+            WorkerLost: the worker itself died or hangs.
+        """
         request = {"reference": reference, "answer": answer, "deadline": deadline}
         watchdog = threading.Timer(deadline + GRACE, self._process.kill)
         watchdog.start()
@@ -55,11 +59,13 @@ class _Worker:
             self._requests.write(json.dumps(request).encode() + b"\n")
             self._requests.flush()
             reply = self._replies.readline()
-        except BrokenPipeError:
-            reply = b""
+        except BrokenPipeError as error:
+            raise WorkerLost from error
         finally:
             watchdog.cancel()
-        return str(json.loads(reply)["verdict"]) if reply else ""
+        if not reply:
+            raise WorkerLost
+        return str(json.loads(reply)["verdict"])
 
     def close(self) -> None:
         """End the process and wait until it is gone."""
@@ -70,35 +76,16 @@ class _Worker:
 
 
 class MathPool:
-    """``workers`` processes that compare answers. A context manager; closing it ends them."""
+    """``workers`` processes that compare answers. A context manager; closing it ends them.
+
+    Raises:
+        UserError: math-verify is not installed.
+    """
 
     def __init__(self, workers: int | None = None) -> None:
         if find_spec("math_verify") is None:
             raise UserError("The math grader needs math-verify; install it with: pip install 'onelayer[math]'.")
-        size = workers or os.cpu_count() or 1
-        self._threads = ThreadPoolExecutor(size, thread_name_prefix="math-grader")
-        self._local = threading.local()
-        self._workers: set[_Worker] = set()
-
-    def _replace_worker(self) -> None:
-        old: _Worker | None = getattr(self._local, "worker", None)
-        if old:
-            self._workers.discard(old)
-            old.close()
-        self._local.worker = _Worker()
-        self._workers.add(self._local.worker)
-
-    def _compare(self, reference: str, answer: str, deadline: float, batch_end: float) -> Verdict | None:
-        if not hasattr(self._local, "worker"):
-            self._replace_worker()
-        started = time.monotonic()
-        left = batch_end - started
-        if left <= 0:
-            return None
-        verdict = self._local.worker.ask(reference, answer, min(deadline, left))
-        if not verdict:
-            self._replace_worker()
-        return Verdict(verdict or "crash", time.monotonic() - started)
+        self._pool = WorkerPool(_Worker, workers or os.cpu_count() or 1)
 
     def compare(self, pairs: Sequence[tuple[str, str]], deadline: float, batch_deadline: float) -> list[Verdict | None]:
         """Compare (reference, answer) pairs; None for those the batch's deadline left no time for.
@@ -109,14 +96,20 @@ class MathPool:
             batch_deadline: seconds for this call.
         """
         batch_end = time.monotonic() + batch_deadline
-        jobs = [self._threads.submit(self._compare, *pair, deadline, batch_end) for pair in pairs]
-        return [job.result() for job in jobs]
+
+        def ask(worker: _Worker, pair: tuple[str, str]) -> Verdict | None:
+            started = time.monotonic()
+            left = batch_end - started
+            if left <= 0:
+                return None
+            verdict = worker.ask(*pair, min(deadline, left))
+            return Verdict(verdict, time.monotonic() - started)
+
+        return self._pool.map(ask, pairs, lost=Verdict("crash", 0.0))
 
     def close(self) -> None:
         """End all processes."""
-        self._threads.shutdown(cancel_futures=True)
-        while self._workers:
-            self._workers.pop().close()
+        self._pool.close()
 
     def __enter__(self) -> "MathPool":
         return self
@@ -132,7 +125,6 @@ def shared_pool() -> MathPool:
     """The pool that calls without one share; started by the first of them, ended with the process."""
     if not _shared:
         pool = MathPool()
-        close: Callable[[], None] = pool.close
-        atexit.register(close)
+        atexit.register(pool.close)
         _shared.append(pool)
     return _shared[0]

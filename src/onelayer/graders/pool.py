@@ -1,0 +1,58 @@
+"""A pool of worker processes, one thread for each, that replaces those that get lost."""
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, Protocol, TypeVar
+
+
+class WorkerLost(Exception):
+    """The worker process died or hangs, and has to be replaced."""
+
+
+class Closable(Protocol):
+    """What a worker has to offer."""
+
+    def close(self) -> None:
+        """End the process and wait until it is gone."""
+        ...
+
+
+W = TypeVar("W", bound=Closable)
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class WorkerPool(Generic[W]):
+    """``size`` workers, started by ``start`` when first needed. A context manager; closing it ends them."""
+
+    def __init__(self, start: Callable[[], W], size: int) -> None:
+        self._start = start
+        self._threads = ThreadPoolExecutor(size, thread_name_prefix="grader")
+        self._local = threading.local()
+        self._workers: set[W] = set()
+
+    def map(self, work: Callable[[W, T], R], items: Iterable[T], lost: R) -> list[R]:
+        """``work(worker, item)`` for each item, in order; ``lost`` where the worker got lost over it."""
+
+        def run(item: T) -> R:
+            if not hasattr(self._local, "worker"):
+                self._local.worker = self._start()
+                self._workers.add(self._local.worker)
+            worker: W = self._local.worker
+            try:
+                return work(worker, item)
+            except WorkerLost:
+                del self._local.worker
+                self._workers.discard(worker)
+                worker.close()
+                return lost
+
+        jobs = [self._threads.submit(run, item) for item in items]
+        return [job.result() for job in jobs]
+
+    def close(self) -> None:
+        """End all workers, after the items they are at."""
+        self._threads.shutdown(cancel_futures=True)
+        while self._workers:
+            self._workers.pop().close()
