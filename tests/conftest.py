@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import (
@@ -25,6 +26,8 @@ from transformers import (
 
 from onelayer.model import BaseModel, load_base
 from onelayer.tasks.base import Problem, Split
+
+transformers.utils.logging.disable_progress_bar()
 
 CHARACTERS = "0123456789+-=,#()*. abcdefghijklmnopqrstuvwxyz"
 FAMILIES: dict[str, Any] = {"qwen3": Qwen3Config, "qwen2": Qwen2Config, "llama": LlamaConfig}

@@ -17,7 +17,7 @@ from onelayer.options import build_config, config_options
 SETTINGS = {
     "help_option_names": ["-h", "--help"],
     "max_content_width": 120,
-    "token_normalize_func": lambda name: name.replace("_", "-") if len(name) > 2 else name,
+    "token_normalize_func": lambda name: name.replace("-", "_"),
 }
 
 

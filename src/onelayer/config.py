@@ -63,7 +63,7 @@ class EvalConfig(Config):
     max_rows: int = Field(512, ge=8, description="most rows in one forward pass of sampling")
 
 
-class TrainConfig(ModelConfig, TaskConfig, EvalConfig):
+class TrainConfig(EvalConfig, TaskConfig, ModelConfig):
     """One arm: what trains and how."""
 
     layers: str = Field("all", description="layer plan: all, 14, 9-13, mid:5, 14.attn, all,9-13*2 (see onelayer plan)")

@@ -19,7 +19,8 @@ def config_options(kind: type[Config]) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         for name, field in reversed(kind.model_fields.items()):
-            default = "" if field.default in ("", None) else f"  [default: {field.default}]"
+            unset = field.default is None or field.default is False or field.default == ""
+            default = "" if unset else f"  [default: {field.default}]"
             parameter, is_flag = _click_type(field.annotation)
             function = click.option(
                 f"--{name.replace('_', '-')}",

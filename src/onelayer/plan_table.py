@@ -14,7 +14,7 @@ from onelayer.setup import ArmSpec
 
 def plan_table(base: BaseModel, spec: ArmSpec, learning_rate: float) -> RenderableType:
     """What trains, how many parameters, at which rate, and the memory it takes, as a rich renderable."""
-    table = Table(title=f"plan '{spec.plan}' on {base.name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=f"plan '{spec.plan}' on {base.name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
     for column in ("trains", "parameters", "share", "rate", "weights", "masters", "optimizer"):
         table.add_column(column, justify="left" if column == "trains" else "right", no_wrap=True)
     copy_bytes = 0 if base.dtype.itemsize == 4 else base.dtype.itemsize
@@ -27,16 +27,14 @@ def plan_table(base: BaseModel, spec: ArmSpec, learning_rate: float) -> Renderab
     weights = base.num_parameters * base.dtype.itemsize
     kind = str(base.dtype).removeprefix("torch.")
     notes = [f"frozen base: {base.num_parameters:,} parameters, {_size(weights)} of weights ({kind})"]
-    notes.append(f"and {_size(4 * total)} of fp32 gradients during an update" + _copies(copy_bytes))
+    notes.append(f"and {_size(4 * total)} of fp32 gradients during an update")
+    if not copy_bytes:
+        notes.append("with a float32 base the masters are the weights")
     if base.tied_head:
         embedding = any(base.parts[name] == Part(None, "embed") for name in spec.rates)
         state = "trains with it" if embedding else "stays frozen with it"
         notes.append(f"the head is tied to the embedding and {state}")
     return Group(table, *(Text(note, style="dim") for note in notes))
-
-
-def _copies(copy_bytes: int) -> str:
-    return "" if copy_bytes else "; with a float32 base the masters are the weights"
 
 
 def _rows(base: BaseModel, spec: ArmSpec) -> list[tuple[str, list[str]]]:

@@ -35,13 +35,14 @@ def update(base: BaseModel, arm: Arm, batch: Batch, config: TrainConfig) -> dict
     # The base's own tensors are the reference policy, so no second model is needed.
     reference = _frozen_logps(base, batch, micros, config) if config.beta > 0 else None
     totals: dict[str, float] = defaultdict(float)
-    with arm.worn_by(base):
-        # With one update a step the policy still is the one that sampled: the ratio is 1, and its gradient is all.
-        old = _frozen_logps(base, batch, micros, config) if updates_per_step(config) > 1 else None
-        for _ in range(config.num_iterations):
-            for mini in micros:
-                for name, value in _update_once(base, arm, batch, mini, old, reference, config).items():
-                    totals[name] += value
+    old = None
+    if updates_per_step(config) > 1:  # else the policy still is the one that sampled, and every ratio is 1
+        with torch.no_grad(), arm.worn_by(base):
+            old = _frozen_logps(base, batch, micros, config)
+    for _ in range(config.num_iterations):
+        for mini in micros:
+            for name, value in _update_once(base, arm, batch, mini, old, reference, config).items():
+                totals[name] += value
     return {name: value / updates_per_step(config) for name, value in totals.items()}
 
 
@@ -100,7 +101,8 @@ def _update_once(
     for rows in mini:
         own = slice(start, start + len(rows))
         start += len(rows)
-        logps, entropy = _logps(base, batch, rows, config)
+        with arm.worn_by(base):
+            logps, entropy = _logps(base, batch, rows, config)
         policy = clipped_loss(
             logps,
             logps.detach() if old is None else old[rows],
