@@ -141,14 +141,14 @@ class Alfworld:
     """ALFWorld as an `onelayer.environments.base.Environment`; seed s plays game s, counted around.
 
     Observations and admissible commands are the engine's own. The first observation ends in the goal. Close it after
-    use: it holds a copy of the planner's library.
+    use: it holds a copy of a native library.
     """
 
     def __init__(self, games: tuple[Game, ...], max_steps: int = 50) -> None:
         self.games = games
         self.max_steps = max_steps
         self._module = import_engine()
-        self._library = self._module.load_library()
+        self._library = self._module.borrow_library()
         self._number = -1
         self._engine: Any = None
         self._goal = ""
@@ -189,9 +189,9 @@ class Alfworld:
         return observation, float(info["won"]), info["won"], truncated, info
 
     def close(self) -> None:
-        """Unload the engine."""
+        """Give the engine's native library back for the next environment."""
         self._playing = False
-        self._module.close_library(self._library)
+        self._module.return_library(self._library)
 
     def _info(self, valid: bool) -> Info:
         return {

@@ -268,7 +268,7 @@ class Engine:
 
     Args:
         game: the content of a ``game.tw-pddl`` file.
-        library: a copy of the fast-downward library of its own, see `load_library`.
+        library: a copy of the fast-downward library, see `borrow_library`.
 
     Raises:
         Exception: of any kind, from the engine's parsers, where the game is damaged.
@@ -328,11 +328,14 @@ class Engine:
         return bool(self.state.check_goal())
 
 
-def load_library() -> Any:
-    """Load a copy of the fast-downward library; each holds the state of one game."""
-    return fast_downward.load_lib()
+_idle_libraries: list[Any] = []
 
 
-def close_library(library: Any) -> None:
-    """Unload a copy of the library."""
-    fast_downward.close_lib(library)
+def borrow_library() -> Any:
+    """Return a copy of the fast-downward library for one `Engine` at a time; each copy holds the state of one game."""
+    return _idle_libraries.pop() if _idle_libraries else fast_downward.load_lib()
+
+
+def return_library(library: Any) -> None:
+    """Keep a copy of the library for the next engine: unloading two of them crashes Python at its exit."""
+    _idle_libraries.append(library)

@@ -112,7 +112,7 @@ def write_games(
         raise UserError(f"alfworld-games: {root} exists already; choose an empty folder.")
     engine = import_engine()
     tables = _tables()
-    library = engine.load_library()
+    library = engine.borrow_library()
     wanted = {"train": number, "valid_seen": held_out, "valid_unseen": held_out}
     starts: set[str] = set()
     types: Counter[str] = Counter()
@@ -141,7 +141,7 @@ def write_games(
             _save(root / split, index, game | {"solvable": True, "walkthrough": commands}, goal, scene.number)
             if progress:
                 progress(len(sizes), sum(wanted.values()))
-    engine.close_library(library)
+    engine.return_library(library)
     return GamesReport(output, wanted, dict(types), (min(sizes), max(sizes)), (min(lengths), max(lengths)))
 
 
