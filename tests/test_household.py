@@ -145,7 +145,7 @@ def test_every_start_is_solvable_in_3_to_8_steps(seed: int, split: str) -> None:
 
 
 @given(seed=seeds, wandered=st.integers(0, 6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_no_shorter_solution_exists_anywhere_on_the_way(seed: int, wandered: int) -> None:
     environment, state = started(seed)
     rng = random.Random(seed)
