@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from onelayer.model import BaseModel
-from onelayer.sample import Completions, Key, Row, Sampling, generate, pick, sample_policies, uniforms
+from onelayer.sample import Completions, Key, Row, Sampling, before_stop, generate, pick, sample_policies, uniforms
 
 KEY = Key(0, "train", 3)
 
@@ -131,3 +131,26 @@ def test_sampled_frequencies_are_the_models_probabilities(base: BaseModel) -> No
 def test_generation_leaves_no_graph(base: BaseModel) -> None:
     drawn = uniforms(KEY, rows_of(8), 3)
     assert not generate(base, rows_of(8), drawn, Sampling(3), width=4).ids.requires_grad
+
+
+def test_stop_text_ends_a_completion_early_and_changes_nothing_before_it(base: BaseModel) -> None:
+    free = run(base, rows_of(16), Sampling(20))
+    texts = free.texts(base.tokenizer)
+    stop = texts[3][4:6]  # Something that row 3 is going to write.
+    stopped = run(base, [row._replace(stop=("##", stop)) for row in rows_of(16)], Sampling(20))
+    for i in range(16):
+        prefixes = [free.ids[i, : n + 1].tolist() for n in range(int(free.lengths[i]))]
+        written = base.tokenizer.batch_decode(prefixes, skip_special_tokens=True)
+        ends = [n + 1 for n, text in enumerate(written) if stop in text or "##" in text]
+        expected = ends[0] if ends else int(free.lengths[i])
+        assert stopped.lengths[i] == expected
+        assert torch.equal(stopped.ids[i, :expected], free.ids[i, :expected])
+        assert stopped.truncated[i] == (free.truncated[i] and not ends)
+    assert stopped.lengths[3] < free.lengths[3]
+    assert not stopped.truncated[3]
+
+
+def test_text_before_the_first_stop() -> None:
+    assert before_stop("a\nb#c", ("#", "\n")) == "a"
+    assert before_stop("a\nb#c", ("##",)) == "a\nb#c"
+    assert before_stop("abc", ()) == "abc"

@@ -29,10 +29,11 @@ class EncodedSplit:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of ids, prompts and everything the reward sees."""
+        """SHA-256 of ids, prompts, everything the reward sees and how completions are stopped and scored."""
         digest = hashlib.sha256()
         for problem, tokens in zip(self.problems, self.tokens, strict=True):
-            digest.update(json.dumps([problem.id, tokens, dict(problem.columns)], default=str, sort_keys=True).encode())
+            seen = [problem.id, tokens, dict(problem.columns), problem.stop, problem.scoring]
+            digest.update(json.dumps(seen, default=str, sort_keys=True).encode())
         return digest.hexdigest()
 
 

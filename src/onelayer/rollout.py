@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from onelayer.algorithms.grpo import group_advantages
@@ -15,9 +16,9 @@ from onelayer.config import EvalConfig, TrainConfig
 from onelayer.errors import UserError
 from onelayer.model import BaseModel
 from onelayer.prompts import EncodedSplit, drawn_prompts
-from onelayer.sample import Completions, Key, Row, Sampling, sample_policies
-from onelayer.scores import ArmScores
-from onelayer.tasks.base import Problem, Task
+from onelayer.sample import Completions, Key, Row, Sampling, before_stop, sample_policies
+from onelayer.scores import ArmScores, join_scores
+from onelayer.tasks.base import Problem, Scoring, Task
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def collect(
         seen = [indices[:place].count(index) for place, index in enumerate(indices)]
         rows_by_arm.append(
             [
-                Row(data.tokens[index], data.problems[index].id, again * group + sample)
+                Row(data.tokens[index], data.problems[index].id, again * group + sample, stop=data.problems[index].stop)
                 for index, again in zip(indices, seen, strict=True)
                 for sample in range(group)
             ]
@@ -76,13 +77,19 @@ def collect(
     return results
 
 
+def cut_texts(base: BaseModel, problems: Sequence[Problem], completions: Completions) -> list[str]:
+    """The completions as text, up to where their problems say that they stop."""
+    texts = completions.texts(base.tokenizer)
+    return [before_stop(text, problem.stop) for problem, text in zip(problems, texts, strict=True)]
+
+
 def score(base: BaseModel, task: Task, problems: Sequence[Problem], completions: Completions) -> Tensor:
     """The task's reward of each completion, (n,) fp64; NaN where the reward does not apply (None).
 
     Raises:
         UserError: the reward function raises, or returns the wrong number of rewards or something that is no number.
     """
-    texts = completions.texts(base.tokenizer)
+    texts = cut_texts(base, problems, completions)
     replies: list[Any] = [
         text if isinstance(problem.prompt, str) else [{"role": "assistant", "content": text}]
         for problem, text in zip(problems, texts, strict=True)
@@ -120,6 +127,64 @@ def _metrics(rewards_PG: Tensor, completions: Completions) -> dict[str, float]:
     }
 
 
+@dataclass(frozen=True)
+class Answers:
+    """One policy's completions of the problems of one benchmark: n rows."""
+
+    scoring: Scoring
+    problems: list[Problem]
+    """(n,) the problem of each row."""
+    samples: list[int]
+    """(n,) which sample of its problem a row is."""
+    completions: Completions
+
+    def scored(self, rewards: NDArray[np.float64]) -> ArmScores:
+        """The scores that belong to (n,) rewards."""
+        return ArmScores(
+            benchmark=[self.scoring.benchmark] * len(self.problems),
+            problem=np.array([problem.id for problem in self.problems], dtype=np.int64),
+            sample=np.array(self.samples, dtype=np.int64),
+            reward=rewards,
+            length=self.completions.lengths.numpy(),
+            truncated=self.completions.truncated.numpy(),
+        )
+
+
+def answer(
+    base: BaseModel,
+    task: Task,
+    data: EncodedSplit,
+    policies: Sequence[Mapping[str, Tensor]],
+    config: EvalConfig,
+) -> list[list[Answers]]:
+    """Let policies (tensors to wear; none for the base itself) answer a split: per policy, one entry a benchmark.
+
+    All policies draw with the same keys. The answers to a benchmark do not depend on what else is in the split.
+    """
+    own = Scoring(task.name, config.eval_num_samples, config.eval_temperature)
+    groups: dict[Scoring, list[tuple[Problem, list[int]]]] = {}
+    for problem, tokens in zip(data.problems, data.tokens, strict=True):
+        groups.setdefault(problem.scoring or own, []).append((problem, tokens))
+    results: list[list[Answers]] = [[] for _ in policies]
+    for scoring, encoded in groups.items():
+        drawn = [(problem, tokens, sample) for problem, tokens in encoded for sample in range(scoring.num_samples)]
+        rows = [Row(tokens, problem.id, sample, stop=problem.stop) for problem, tokens, sample in drawn]
+        # A task without benchmarks keeps the key that its name cannot change.
+        key = Key(config.eval_seed, "eval" if scoring is own else f"eval {scoring.benchmark}", 0)
+        completed = sample_policies(
+            base,
+            policies,
+            [rows] * len(policies),
+            [key] * len(policies),
+            Sampling(config.max_completion_length, scoring.temperature),
+            width=max(len(tokens) for _, tokens in encoded),
+            max_rows=config.max_rows,
+        )
+        for result, completions in zip(results, completed, strict=True):
+            result.append(Answers(scoring, [p for p, _, _ in drawn], [s for _, _, s in drawn], completions))
+    return results
+
+
 def evaluate(
     base: BaseModel,
     task: Task,
@@ -132,39 +197,16 @@ def evaluate(
     Raises:
         UserError: a reward that does not apply to a problem: it has no score then.
     """
-    sampling = Sampling(config.max_completion_length, config.eval_temperature)
-    count = config.eval_num_samples
-    rows = [
-        Row(tokens, problem.id, sample)
-        for problem, tokens in zip(data.problems, data.tokens, strict=True)
-        for sample in range(count)
-    ]
-    problems = [problem for problem in data.problems for _ in range(count)]
-    key = Key(config.eval_seed, "eval", 0)
     results = []
-    for completions in sample_policies(
-        base,
-        policies,
-        [rows] * len(policies),
-        [key] * len(policies),
-        sampling,
-        width=data.width,
-        max_rows=config.max_rows,
-    ):
-        rewards = score(base, task, problems, completions)
-        if rewards.isnan().any():
-            lost = problems[int(rewards.isnan().nonzero()[0])].id
-            raise UserError(
-                f"the reward of task '{task.name}' is None for problem {lost}, which therefore has no score"
-            )
-        results.append(
-            ArmScores(
-                benchmark=[task.name] * len(rows),
-                problem=np.array([row.problem for row in rows], dtype=np.int64),
-                sample=np.array([row.sample for row in rows], dtype=np.int64),
-                reward=rewards.numpy(),
-                length=completions.lengths.numpy(),
-                truncated=completions.truncated.numpy(),
-            )
-        )
+    for answers in answer(base, task, data, policies, config):
+        scores = []
+        for part in answers:
+            rewards = score(base, task, part.problems, part.completions)
+            if rewards.isnan().any():
+                lost = part.problems[int(rewards.isnan().nonzero()[0])].id
+                raise UserError(
+                    f"the reward of task '{task.name}' is None for problem {lost}, which therefore has no score"
+                )
+            scores.append(part.scored(rewards.numpy()))
+        results.append(join_scores(scores))
     return results

@@ -41,6 +41,8 @@ class Row(NamedTuple):
     problem: int
     sample: int
     turn: int = 0
+    stop: tuple[str, ...] = ()
+    """Text that ends the completion as a stop token does; what completes it is the last token."""
 
 
 class Key(NamedTuple):
@@ -60,7 +62,7 @@ class Completions:
     lengths: Tensor
     """(n,) int64, number of tokens."""
     truncated: Tensor
-    """(n,) bool: cut at ``max_completion_length`` without a stop token."""
+    """(n,) bool: cut at ``max_completion_length`` without a stop token or stop text."""
 
     @property
     def mask(self) -> Tensor:
@@ -157,6 +159,8 @@ def generate(
         chosen = pick(logits, uniform[slots.cpu(), step], sampling).to(device)
         tokens[slots[live].cpu(), step] = chosen[live].cpu()
         ended = live & torch.isin(chosen, stops)
+        if any(row.stop for row in rows):
+            ended |= live & _stopped_by_text(base, rows, slots, tokens[:, : step + 1])
         finished = slots[ended].cpu()
         lengths[finished], truncated[finished] = step + 1, False
         live = live & ~ended
@@ -179,6 +183,20 @@ def generate(
         )
     longest = int(lengths.max())
     return Completions(tokens[:, :longest], lengths, truncated)
+
+
+def _stopped_by_text(base: BaseModel, rows: Sequence[Row], slots: Tensor, tokens: Tensor) -> Tensor:
+    """Which batch rows have just written one of their stop texts: (batch,) bool; ``slots`` are their indices in rows."""
+    # A token that helps to write a stop text holds at least one byte of it; one more stands for a stripped space.
+    reach = 1 + max(len(text.encode()) for row in rows for text in row.stop)
+    tails = base.tokenizer.batch_decode(tokens[slots.cpu(), -reach:], skip_special_tokens=True)
+    found = [any(text in tail for text in rows[slot].stop) for slot, tail in zip(slots.tolist(), tails, strict=True)]
+    return torch.tensor(found, device=slots.device)
+
+
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """The part of a completion before the first of its stop texts."""
+    return text[: min((place for s in stop if (place := text.find(s)) >= 0), default=len(text))]
 
 
 def sample_policies(

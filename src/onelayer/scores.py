@@ -35,6 +35,10 @@ SCHEMA = pa.schema(
 )
 
 
+UNJUDGED = ("rate", "dropped")
+"""Kinds of arms that are no result: trials of a learning rate, and layers that a search gave up."""
+
+
 @dataclass(frozen=True)
 class ArmScores:
     """The scored completions of one arm and training seed: arrays of shape (completions,).
@@ -87,6 +91,16 @@ class MeasuredScores:
     truncation_rate: Mapping[str, float] = field(default_factory=dict)
     mean_length: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def join_scores(parts: Sequence[ArmScores]) -> ArmScores:
+    """The completions of several benchmarks as one arm's."""
+    if len(parts) == 1:
+        return parts[0]
+    arrays = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in SCHEMA.names if name != "benchmark"
+    }
+    return ArmScores(benchmark=[name for part in parts for name in part.benchmark], **arrays)
 
 
 def write_scores(path: Path, scores: ArmScores) -> None:
@@ -186,6 +200,8 @@ def read_scan(folder: Path, categories: Mapping[str, str] | None = None) -> Meas
     seeds: dict[str, list[ArmScores]] = {}
     for path in sorted((folder / "arms").glob("*/arm.json")):
         record = _read_arm_record(path)
+        if record["kind"] in UNJUDGED:
+            continue
         name = re.sub(r"-seed\d+$", "", path.parent.name)
         seeds.setdefault(name, []).append(read_scores(path.parent / "scores.parquet"))
         if record["kind"] == "layer":

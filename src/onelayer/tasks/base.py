@@ -16,13 +16,29 @@ Split = Literal["train", "selection", "test"]
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """How the problems of a benchmark are scored, where a task has several benchmarks for its test split."""
+
+    benchmark: str
+    num_samples: int
+    """Completions of each problem (avg@k)."""
+    temperature: float
+    """0 is greedy."""
+
+
+@dataclass(frozen=True)
 class Problem:
-    """One problem. ``id`` is unique within its task and never changes: it keys the sampling and the stored scores."""
+    """One problem. ``id`` is unique within its task (where it has a benchmark: within that) and never changes: it keys
+    the sampling and the stored scores."""
 
     id: int
     prompt: Prompt
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Everything else of the row (``answer``, ``tests``, ...): handed to the reward by name."""
+    stop: tuple[str, ...] = ()
+    """Text that ends a completion; it is cut off before the reward sees it."""
+    scoring: Scoring | None = None
+    """The benchmark that the problem belongs to; None: the task's name and the settings of the run."""
 
 
 Reward = Callable[..., list[float | None]]
