@@ -24,7 +24,7 @@ ANSWERS = {
     "100,000 open braces": "{" * 100_000,
     "null character": "\x00",
     "lone surrogate": "\ud800",
-    "two answers in one box": "5} or \\boxed{7",
+    "two answers in two boxes": "7} or \\boxed{5",
     "every digit": "0,1,2,3,4,5,6,7,8,9",
     "equation that holds the answer": "6=7",
 }

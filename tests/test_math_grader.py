@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hostile import ANSWERS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ DATA = Path(__file__).parents[1].parent / "shared" / "data"
 def pool() -> Iterator[MathPool]:
     pytest.importorskip("math_verify")
     with MathPool(workers=1) as pool:
+        grade_math(["\\boxed{x+1}"], ["1+x"], pool=pool)  # starts the worker
         yield pool
 
 
@@ -48,6 +50,8 @@ def reason(pool: MathPool, answer: str, reference: str, deadline: float = 10.0) 
         ("Final Answer: **12**", "answer_is", "12"),
         (r"The answer is $\frac{1}{2}$ of it", "answer_is", r"\frac{1}{2}"),
         (r"The answer is: \boxed{9}", "answer_is", "9"),
+        (r"The answer is $\$32,\!348$.", "answer_is", r"\$32,\!348"),
+        (r"The answer is \(x^2\).", "answer_is", "x^2"),
         ("the answer is 42 because 40 + 2 = 42.", "answer_is", "42"),
         ("from 3 to -4", "last_number", "-4"),
         ("costs $1,234.50.", "last_number", "1,234.50"),
@@ -88,9 +92,9 @@ def test_plain_numbers_are_exact(value: int, places: int) -> None:
     assert plain_number(f"{value}e-{places}") == exact
 
 
-@pytest.mark.parametrize("text", ["", "1,23", "x", "1.2.3", ".", "-", "1/0", "9" * 500, "1 1"])
+@pytest.mark.parametrize("text", ["", "1,23", "x", "1.2.3", ".", "-", "1/0", "9" * 500, "1 1", "1 2345"])
 def test_what_is_no_plain_number(text: str) -> None:
-    assert plain_number(text) is None or text == "1 1"
+    assert plain_number(text) is None
 
 
 @given(st.integers(0, 99), st.integers(0, 99), st.integers(1, 99))
@@ -115,6 +119,9 @@ def test_reference_answers_may_be_worked_solutions() -> None:
         (r"\dfrac{1}{2}", "0.5"),
         (r"0.\overline{3}", "1/3"),
         ("1,234", "1234"),
+        ("1 234", "1234"),
+        ("2(18)", "36"),
+        ("- 5", "-5"),
         ("(x+1)^2", "x^2+2x+1"),
         (r"\{2,1\}", r"\{1,2\}"),
         ("x=5", "5"),
@@ -151,6 +158,10 @@ def test_equal_answers_are_correct(pool: MathPool, answer: str, reference: str) 
         ("5 = x = 6", "5"),
         ("10000001", "10000000"),
         ("import os", "5"),
+        ("5 6", "11"),
+        ("5 6", "56"),
+        ("2(18)", "20"),
+        ("(1,2)", "x+1"),
     ],
 )
 def test_other_answers_and_hedges_are_wrong(pool: MathPool, answer: str, reference: str) -> None:
@@ -162,23 +173,19 @@ def test_missing_answer_has_its_own_reason(pool: MathPool) -> None:
     assert [(grade.reason, grade.reward, grade.extracted) for grade in grades] == [("no_answer", 0.0, None)] * 3
 
 
-HOSTILE = {
-    "tower of powers": "9^{9^{9^{9^9}}}",
-    "huge factorial": "(10^9)!",
-    "100,000 characters": "x" * 100_000,
-    "deep nesting": "(" * 20_000 + "1" + ")" * 20_000,
-    "50,000 terms": "1+" * 50_000 + "1",
-    "large expansion": "(x+y+z+1)^{300}",
-}
-
-
-@pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE.keys())
-def test_hostile_answers_cost_their_deadline_and_say_so(pool: MathPool, answer: str) -> None:
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
+def test_hostile_answers_earn_nothing_and_cost_at_most_their_deadline(pool: MathPool, answer: str) -> None:
     started = time.monotonic()
-    grade = grade_math([f"\\boxed{{{answer}}}"], ["x^2+1"], deadline=0.3, pool=pool)[0]
-    assert (grade.reason, grade.reward) in {("timeout", 0.0), ("crash", 0.0)}
-    assert time.monotonic() - started < 2.0
+    grades = grade_math([f"\\boxed{{{answer}}}"] * 2, ["7", "x^2+1"], deadline=0.3, pool=pool)
+    assert {grade.reward for grade in grades} == {0.0}
+    assert time.monotonic() - started < 3.0
     assert reason(pool, "1+x", "x+1") == "correct"
+
+
+@pytest.mark.parametrize("name", ["tower of powers", "huge factorial", "50,000 terms", "20,000 brackets"])
+def test_a_deadline_is_not_called_a_wrong_answer(pool: MathPool, name: str) -> None:
+    grade = grade_math([f"\\boxed{{{ANSWERS[name]}}}"], ["x^2+1"], deadline=0.3, pool=pool)[0]
+    assert grade.reason in ("timeout", "crash")
 
 
 def test_batch_deadline_leaves_the_rest_without_a_reward(pool: MathPool) -> None:
@@ -211,6 +218,13 @@ def test_closing_leaves_no_process() -> None:
     assert not [process for process in psutil.wait_procs(started, timeout=5)[1] if process.is_running()]
 
 
+def is_running(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_killed_parent_leaves_no_process(tmp_path: Path) -> None:
     pytest.importorskip("math_verify")
     script = (
@@ -223,12 +237,12 @@ def test_killed_parent_leaves_no_process(tmp_path: Path) -> None:
         "os.kill(os.getpid(), 9)\n"
     )
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60).stdout
-    pids = [int(pid) for pid in output.split()]
-    assert len(pids) >= 2
+    processes = [psutil.Process(int(pid)) for pid in output.split() if psutil.pid_exists(int(pid))]
+    assert len(output.split()) >= 2
     deadline = time.monotonic() + 10
-    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+    while any(map(is_running, processes)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    assert not any(map(is_running, processes))
 
 
 def test_lengths_must_agree() -> None:

@@ -12,12 +12,17 @@ _FALLBACK: tuple[Rule, ...] = ("boxed", "hash", "answer_is", "last_number")
 
 _BOX = re.compile(r"\\f?boxed\s*")
 _ANSWER_IS = re.compile(r"\banswer\s?(?:is\b|:|=)\s?:?", re.IGNORECASE)
+_INLINE_MATH = re.compile(r"\$((?:\\.|[^$\\])+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]")
 _SENTENCE_END = re.compile(r"\n|[.;](?=\s|$)|\s(?:because|since|which)\s", re.IGNORECASE)
 # A minus sign belongs to a number only where no digit, letter or bracket stands before it: "8-3" holds 8 and 3.
 _NUMBER = re.compile(r"(?<![\w.)\]}])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?|\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 _PLAIN = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+)?(\.\d*)?(?:[eE]([+-]?\d{1,3}))?")
 _PLAIN_FRACTION = re.compile(r"([+-]?)(?:\\frac\{(\d+)\}\{(\d+)\}|(\d+)/(\d+))")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}")
+_THOUSANDS_SPACE = re.compile(r"(?<=\d) (?=\d{3}(?!\d))")
+_SEVERAL_NUMBERS = re.compile(r"[-+]?[\d.,]+(?: [-+]?[\d.,]+)+")
+_PRODUCT = re.compile(r"(?<=[\d)]) ?\((?=[-+]?[\d.]+\))")
+_NOT_SINGLE = re.compile(r"[,<>=&]|\\(?:cup|cap|in|leq?|geq?|lt|gt|neq?|pm|mp|begin|text|mbox|infty|or|and|lor|\{)")
 _WORDS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox)\{\(?([A-Za-z ]+)\)?\}|\(?([A-Za-z ]+)\)?")
 _IN_BASE = re.compile(r"([0-9A-Z.]+)_(?:\{(\d+)\}|(\d+))", re.IGNORECASE)
 _LONGEST_NUMBER = 200
@@ -50,9 +55,9 @@ def _after_answer_is(text: str) -> str | None:
     if not matches:
         return None
     phrase = text[matches[-1].end() :].lstrip(" *\n")
-    for opening, closing in (("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
-        if phrase.startswith(opening) and closing in phrase[len(opening) :]:
-            return phrase[len(opening) :].split(closing)[0]
+    inside = _INLINE_MATH.match(phrase)
+    if inside:
+        return inside[1] or inside[2] or inside[3]
     return _SENTENCE_END.split(phrase, maxsplit=1)[0].strip(" *")
 
 
@@ -107,6 +112,7 @@ def normalize(answer: str) -> str:
     repeating = _REPEATING.fullmatch(text)
     if repeating and len(text) < _LONGEST_NUMBER:
         text = _fraction_of_repeating(*repeating.groups())
+    text = _PRODUCT.sub(r" \\cdot (", text)  # math-verify takes 2(18) for a mixed number, 20
     return re.sub(r"\s+", " ", text)
 
 
@@ -120,7 +126,7 @@ def _fraction_of_repeating(whole: str, fixed: str, repeated: str) -> str:
 
 def plain_number(text: str) -> Fraction | None:
     """The exact value of a plain number: sign, thousands commas, decimals, or a fraction of two whole numbers."""
-    text = text.replace(" ", "")
+    text = _THOUSANDS_SPACE.sub("", text).replace("- ", "-")
     if not text or len(text) > _LONGEST_NUMBER:
         return None
     match = _PLAIN.fullmatch(text)
@@ -164,6 +170,11 @@ def _is_structure(text: str) -> bool:
     return False
 
 
+def _is_single(text: str) -> bool:
+    """One number or expression: no list, no relation, no words."""
+    return not _NOT_SINGLE.search(text)
+
+
 def _digits_and_base(match: re.Match[str]) -> tuple[str, str]:
     return match[1].casefold(), match[2] or match[3]
 
@@ -171,11 +182,11 @@ def _digits_and_base(match: re.Match[str]) -> tuple[str, str]:
 def compare_plainly(reference: str, answer: str) -> bool | None:
     """Whether two normalized answers are equal, where text and exact numbers decide it; None where mathematics has to.
 
-    Two whole numbers that differ are different, and no number is a tuple, an interval or a matrix; other numbers
-    within one percent may still agree after rounding, so they are left to the mathematics. It also decides what
+    Two whole numbers that differ are different, and no number or expression is a tuple, an interval or a matrix;
+    numbers within one percent may still agree after rounding, so they are left to the mathematics. It also decides what
     math-verify (0.9) gets wrong: words are compared as words, not as products of letters; numbers in stated, different
     bases differ; ``6 = 5`` is not a way to write 5; braces that do not match are no answer (they could smuggle in a
-    second one).
+    second one); ``5 6`` is not 11.
     """
     if reference == answer:
         return True
@@ -187,7 +198,9 @@ def compare_plainly(reference: str, answer: str) -> bool | None:
             return True
         both_whole = "." not in reference + answer and left.denominator == right.denominator == 1
         return False if both_whole or abs(left - right) > max(abs(left), abs(right)) / 100 else None
-    if (left is not None and _is_structure(answer)) or (right is not None and _is_structure(reference)):
+    if (_is_structure(answer) and _is_single(reference)) or (_is_structure(reference) and _is_single(answer)):
+        return False
+    if _SEVERAL_NUMBERS.fullmatch(answer):
         return False
     if "\\" in reference and _words(reference) and _words(answer):
         return _words(reference) == _words(answer)

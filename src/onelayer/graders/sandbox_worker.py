@@ -15,6 +15,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -264,8 +265,9 @@ class Worker:
                 done, status = os.waitpid(process, os.WNOHANG)
                 if done:
                     statuses[process] = os.waitstatus_to_exitcode(status)
-            if awaited not in statuses:
-                time.sleep(_POLL_SECONDS)
+            # The caller waits for the reply, so its socket only becomes readable when it is gone.
+            if awaited not in statuses and select.select([self.control], [], [], _POLL_SECONDS)[0]:
+                return
 
 
 def sweep(groups: set[int]) -> None:
