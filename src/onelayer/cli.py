@@ -66,7 +66,8 @@ def plan(plan: str, config_file: str | None, preset: str | None, **flags: Any) -
     Example: onelayer plan "all,mid:2*2" --model bundled:qwen3-arithmetic --task arithmetic
     """
     from onelayer.plan_table import plan_table
-    from onelayer.setup import load_model, spec_of
+    from onelayer.setup import load_model
+    from onelayer.specs import spec_of
 
     flags["layers"] = plan
     config = build_config(TrainConfig, flags, config_file, preset, default_task="arithmetic")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from onelayer.errors import UserError
 
@@ -125,12 +125,50 @@ class TrainConfig(EvalConfig, TaskConfig, ModelConfig):
         return self
 
 
+RATES = "auto:"
+
+
 class ScanConfig(TrainConfig):
-    """A scan: the full arm and every chosen layer alone."""
+    """A scan: the full arm, every chosen layer alone, and what is asked for besides."""
 
     layers: str = Field("all", description="which layers get an arm: all, 0,4,8 or every:4")
     seeds: int = Field(1, ge=1, description="training seeds of every arm, counted up from --seed")
     arms_per_set: int = Field(0, ge=0, description="arms that advance side by side; 0 is as many as memory allows")
+    learning_rate: str | float = Field(  # type: ignore[assignment]
+        1e-6, description="AdamW's rate; auto:1e-6,3e-6,1e-5 takes the best for the full arm on the selection problems"
+    )
+    search: Literal["none", "halving", "coarse"] = Field(
+        "none", description="look for good layers instead of training all: a partial profile for a part of the cost"
+    )
+    rungs: int = Field(3, ge=1, description="halving: rungs at 1/2, 1/4, ... of the steps; half of the layers drop out")
+    stride: int = Field(0, ge=0, description="coarse: distance of the first layers; 0 is a sixth of the depth")
+    strategies: bool = Field(False, description="also train Only best-k, Boost best-k, the worst-k controls and Mid-k")
+    strategy_k: str = Field("", description="their k, comma-separated; by default a sixth of the layers (at least 2)")
+    pairs: int = Field(0, ge=0, description="also train every pair of the N best layers together: is C additive?")
+    leave_one_out: bool = Field(False, description="also train everything but layer k, for every scanned k")
+    lr_check: bool = Field(False, description="also train the best and worst k layers alone at 3 times the rate")
+    sublayers: bool = Field(False, description="also train attention, MLP and norms of the best layer alone")
+    also: str = Field("", description="further plans to train, separated by semicolons: mid:2;14.attn;random:2@0")
+
+    @field_validator("learning_rate", mode="before")
+    @classmethod
+    def _rate_or_rates(cls, value: object) -> object:
+        if isinstance(value, str) and value.startswith(RATES):
+            rates = [float(rate) for rate in value.removeprefix(RATES).split(",")]
+            if len(rates) < 2 or min(rates) <= 0 or len(set(rates)) < len(rates):
+                raise ValueError("auto: takes two or more different positive rates, for example auto:1e-6,3e-6,1e-5")
+            return value
+        rate = float(value)  # type: ignore[arg-type]
+        if not rate > 0:
+            raise ValueError("a learning rate is above 0")
+        return rate
+
+    @field_validator("strategy_k")
+    @classmethod
+    def _numbers(cls, value: str) -> str:
+        if not all(piece.strip().isdecimal() and int(piece) > 0 for piece in value.split(",") if value):
+            raise ValueError("write one or several numbers of layers, for example 5,10")
+        return value
 
 
 def preset_path(name: str) -> Path:

@@ -1,22 +1,26 @@
 """From the stored scores of a scan folder to ``profile.json`` and ``report.html``."""
 
 import json
+import math
+import re
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from onelayer.compare import FEWEST, correlate
 from onelayer.config import read_yaml
-from onelayer.contribution import analyse
+from onelayer.contribution import Contribution, additivity, analyse
 from onelayer.errors import UserError
 from onelayer.files import write_json
 from onelayer.plan import parse_plan
 from onelayer.profile import Profile, build_profile
 from onelayer.recommend import Candidate, recommend
 from onelayer.report.html import ReportFiles, write_report
-from onelayer.scores import read_scan
-from onelayer.setup import ranking_of_profile
+from onelayer.scores import UNJUDGED, read_scan
+from onelayer.specs import ranking_of_profile
 
 Records = dict[str, list[dict[str, Any]]]
 """Arm name without its seed suffix -> the ``arm.json`` of each of its seeds."""
@@ -36,8 +40,16 @@ def judge_scan(folder: Path) -> tuple[Profile, ReportFiles]:
     contribution = analyse(measured.scores, measured.layers, num_layers=num_layers, others=measured.others)
     plans = {name: records[name][0]["plan"] for name in measured.others}
     selection = {
-        name: float(np.mean([record["selection_score"] for record in seeds])) for name, seeds in records.items()
+        name: float(np.mean([record["selection_score"] for record in seeds]))
+        for name, seeds in records.items()
+        if seeds[0]["kind"] not in UNJUDGED
     }
+    pairs = [name for name in measured.others if records[name][0]["kind"] == "pair"]
+    additive = [
+        additivity(measured.scores, name, [measured.layers[layer] for layer in _layers(plans[name], num_layers)])
+        for name in pairs
+        if all(layer in measured.layers for layer in _layers(plans[name], num_layers))
+    ]
     recommended = recommend(
         measured.scores,
         contribution,
@@ -54,12 +66,44 @@ def judge_scan(folder: Path) -> tuple[Profile, ReportFiles]:
         recommended=recommended,
         plans=plans,
         selection_scores=selection,
+        pairs=tuple(additive),
         partial=len(measured.layers) < num_layers,
-        stopped={name: stop for name, seeds in records.items() for r in seeds if (stop := r.get("stopped"))},
-        trained_parameters={n: seeds[0]["trained_parameters"] for n, seeds in records.items() if n != "base"},
+        search=config.get("search", "none"),
+        dropped={name: r[0]["dropped_at"] for name, r in records.items() if r[0]["kind"] == "dropped"},
+        predictors=_predictors(contribution, records),
+        stopped={name: r["stopped"] for name, seeds in records.items() for r in seeds if r.get("stopped")},
+        trained_parameters={
+            n: seeds[0]["trained_parameters"] for n, seeds in records.items() if n in selection and n != "base"
+        },
     )
     write_json(folder / "profile.json", profile.model_dump())
     return profile, write_report([folder])
+
+
+def _predictors(contribution: Contribution, records: Records) -> dict[str, dict[str, Any]]:
+    """Rank correlation with C of what costs nothing extra, from the full arm's first seed: reported, never relied on.
+
+    ``change_norm`` is the norm of each layer's change under full training, ``first_gradient_norm`` that of its first
+    gradient. The paper found the former to say nothing.
+    """
+    judged = [(row.layer, row.contribution) for row in contribution.layers if row.contribution is not None]
+    predictors = {}
+    for key, name in (("change_norms", "change_norm"), ("first_gradient_norms", "first_gradient_norm")):
+        norms = _norm_by_layer(records["full"][0].get(key) or {})
+        shared = [(norms[layer], c) for layer, c in judged if layer is not None and layer in norms]
+        if len(shared) >= FEWEST:
+            x, y = (np.array(column) for column in zip(*shared, strict=True))
+            predictors[name] = vars(correlate(x, y, "spearman"))
+    return predictors
+
+
+def _norm_by_layer(norms: Mapping[str, float]) -> dict[int, float]:
+    """Euclidean norms of layers from those of their tensors; a layer is the first number in a tensor's name."""
+    squares: dict[int, float] = defaultdict(float)
+    for name, norm in norms.items():
+        if match := re.search(r"\.(\d+)\.", name):
+            squares[int(match[1])] += norm**2
+    return {layer: math.sqrt(square) for layer, square in squares.items()}
 
 
 def _layers(plan: str, num_layers: int) -> tuple[int, ...]:

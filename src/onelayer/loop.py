@@ -36,6 +36,8 @@ class Training:
     config: TrainConfig
     seeds: tuple[int, ...]
     """All training seeds of the scan: the pad width of a step covers their prompts, whichever arms run together."""
+    rungs: tuple[int, ...] = ()
+    """Steps after which all arms are scored on the selection problems, besides those of ``eval_steps``."""
     frozen: FrozenCheck = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,7 +79,7 @@ def train_step(training: Training, arms: Sequence[Arm], step: int) -> list[Recor
             record["stopped"] = arm.stopped
         record["seconds"] = shared + time.perf_counter() - started
         records.append(record)
-    if config.eval_steps and (step + 1) % config.eval_steps == 0:
+    if step + 1 in training.rungs or (config.eval_steps and (step + 1) % config.eval_steps == 0):
         scores = evaluate(training.base, training.task, training.selection, [arm.weights for arm in active], config)
         for record, arm_scores in zip(records, scores, strict=True):
             record["eval/score"] = float(np.mean(arm_scores.reward))
@@ -89,14 +91,17 @@ def run_steps(
     arms: Sequence[Arm],
     *,
     start: int,
+    stop: int | None = None,
     after_step: Callable[[int, list[tuple[Arm, Record]]], None],
 ) -> None:
-    """Advance a set of arms from ``start`` to the last step; ``after_step`` writes logs, checkpoints and progress.
+    """Advance a set of arms from step ``start`` to ``stop`` (the last step by default).
+
+    ``after_step`` writes logs, checkpoints and progress.
 
     Raises:
         RunStopped: every arm has stopped because there was nothing to learn from.
     """
-    for step in range(start, training.config.steps):
+    for step in range(start, training.config.steps if stop is None else stop):
         active = [arm for arm in arms if arm.stopped is None]
         if not active:
             raise RunStopped(f"training stopped at step {step}: {arms[0].stopped}")

@@ -1,5 +1,6 @@
 """The table of what trains: printed before a run, and by ``onelayer plan``."""
 
+from collections.abc import Sequence
 from itertools import groupby
 
 from rich.box import SIMPLE_HEAD
@@ -7,28 +8,37 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from onelayer.lora import SCALE
 from onelayer.model import BaseModel
 from onelayer.plan import OUTER, Part
-from onelayer.setup import ArmSpec
+from onelayer.specs import ArmSpec
 
 
 def plan_table(base: BaseModel, spec: ArmSpec, learning_rate: float) -> RenderableType:
     """What trains, how many parameters, at which rate, and the memory it takes, as a rich renderable."""
-    table = Table(title=f"plan '{spec.plan}' on {base.name}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
+    table = Table(
+        title=f"plan '{spec.plan}' on {base.name}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        collapse_padding=True,
+    )
     for column in ("trains", "parameters", "share", "rate", "weights", "masters", "optimizer"):
         table.add_column(column, justify="left" if column == "trains" else "right", no_wrap=True)
-    copy_bytes = 0 if base.dtype.itemsize == 4 else base.dtype.itemsize
-    total = sum(base.tensor(name).numel() for name in spec.rates)
     for label, names in _rows(base, spec):
-        count = sum(base.tensor(name).numel() for name in names)
-        table.add_row(*_cells(label, count, base, learning_rate * spec.rates[names[0]], copy_bytes))
+        table.add_row(*_cells(label, names, base, spec, learning_rate * spec.rates[names[0]]))
     table.add_section()
-    table.add_row(*_cells("together", total, base, None, copy_bytes))
+    table.add_row(*_cells("together", list(spec.rates), base, spec, None))
+    total = spec.trained_parameters(base, spec.rates)
     weights = base.num_parameters * base.dtype.itemsize
     kind = str(base.dtype).removeprefix("torch.")
     notes = [f"frozen base: {base.num_parameters:,} parameters, {_size(weights)} of weights ({kind})"]
     notes.append(f"and {_size(4 * total)} of fp32 gradients during an update")
-    if not copy_bytes:
+    if spec.ranks:
+        ranks = ", ".join(map(str, sorted(set(spec.ranks.values()))))
+        notes.append(f"LoRA of rank {ranks}, alpha {SCALE:g} times the rank; its weights are W + {SCALE:g} B A")
+    elif base.dtype.itemsize == 4:
         notes.append("with a float32 base the masters are the weights")
     if base.tied_head:
         embedding = any(base.parts[name] == Part(None, "embed") for name in spec.rates)
@@ -66,10 +76,13 @@ def _trained_alike(base: BaseModel, spec: ArmSpec, layer: int) -> tuple[tuple[fl
     return tuple((rate, tuple(names)) for rate, names in modules.items())
 
 
-def _cells(label: str, count: int, base: BaseModel, rate: float | None, copy_bytes: int) -> list[str]:
-    shown = "" if rate is None else f"{rate:.3g}"
-    sizes = [_size(count * each) for each in (copy_bytes, 4, 8)]
-    return [label, f"{count:,}", f"{count / base.num_parameters:.1%}", shown, *sizes]
+def _cells(label: str, names: Sequence[str], base: BaseModel, spec: ArmSpec, rate: float | None) -> list[str]:
+    count = spec.trained_parameters(base, names)
+    # What is worn besides the masters: nothing where they are of the base's own type, which a LoRA pair never is.
+    shared = base.dtype.itemsize == 4 and not spec.ranks
+    worn = 0 if shared else sum(base.tensor(name).nbytes for name in names)
+    sizes = [_size(size) for size in (worn, 4 * count, 8 * count)]
+    return [label, f"{count:,}", f"{count / base.num_parameters:.1%}", "" if rate is None else f"{rate:.3g}", *sizes]
 
 
 def _size(count: float) -> str:

@@ -15,10 +15,11 @@ from onelayer.loop import Record
 class RunProgress:
     """One bar for the whole run, counted in steps of arms, and one for each arm that trains, with its running reward."""
 
-    def __init__(self, console: Console, total_arms: int, steps: int, done_arms: int = 0) -> None:
-        self._console, self._steps = console, steps
-        self._total, self._done = total_arms * steps, done_arms * steps
-        self._started, self._first = time.monotonic(), self._done
+    def __init__(self, console: Console, steps: int) -> None:
+        self._steps = steps
+        self._expected: dict[str, int] = {}
+        self._dropped = 0
+        self._started, self._first = time.monotonic(), 0
         self._live = console.is_terminal
         self._bars = Progress(
             TextColumn("{task.description:<16}"),
@@ -29,7 +30,7 @@ class RunProgress:
             console=console,
             disable=not self._live,
         )
-        self._whole = self._bars.add_task("[bold]all arms", total=self._total, completed=self._done, note="")
+        self._whole = self._bars.add_task("[bold]all arms", total=None, note="")
         self._arms: dict[str, TaskID] = {}
         self._smooth: dict[str, float] = {}
 
@@ -46,13 +47,24 @@ class RunProgress:
         """Print a line above the bars."""
         self._bars.console.print(text, highlight=False)
 
+    def expect(self, names: Sequence[str]) -> None:
+        """Count these arms in."""
+        for name in names:
+            self._expected.setdefault(name, 0)
+        self._update()
+
+    def forget(self, name: str) -> None:
+        """An arm trains no more: count out what it would still have done."""
+        self._dropped += self._expected.pop(name, 0)
+        self._update()
+
     def start_set(self, arms: Sequence[Arm], step: int) -> None:
         """A set of arms begins (or continues) at ``step``."""
-        self._done += len(arms) * step
-        self._first += len(arms) * step
         for arm in arms:
+            self._first += step - self._expected[arm.name]
+            self._expected[arm.name] = step
             self._arms[arm.name] = self._bars.add_task(arm.name, total=self._steps, completed=step, note="")
-        self._bars.update(self._whole, completed=self._done)
+        self._update()
 
     def step(self, step: int, results: Sequence[tuple[Arm, Record]]) -> None:
         """The set has done a step."""
@@ -61,17 +73,25 @@ class RunProgress:
             self._smooth[arm.name] = 0.8 * self._smooth.get(arm.name, reward) + 0.2 * reward
             note = f"reward {self._smooth[arm.name]:.3f}" + (" (stopped)" if arm.stopped else "")
             self._bars.update(self._arms[arm.name], completed=step + 1, note=note)
-        self._done += len(results)
-        self._bars.update(self._whole, completed=self._done)
+            self._expected[arm.name] = step + 1
+        self._update()
         every = max(1, self._steps // 10)
         if not self._live and ((step + 1) % every == 0 or step + 1 == self._steps):
             elapsed = time.monotonic() - self._started
-            left = elapsed / max(1, self._done - self._first) * (self._total - self._done)
+            done, total = self._update()
+            left = elapsed / max(1, done - self._first) * (total - done)
             rewards = {arm.name: self._smooth[arm.name] for arm, _ in results}
             alone = [reward for name, reward in rewards.items() if name != "full"]
             shown = [f"full {rewards['full']:.2f}"] if "full" in rewards else []
             shown += [f"others {min(alone):.2f} to {max(alone):.2f}"] if alone else []
             self.say(f"step {step + 1}/{self._steps}  about {left:.0f} s left  reward: {', '.join(shown)}")
+
+    def _update(self) -> tuple[int, int]:
+        """Steps of arms that are done and that are known to come."""
+        done = self._dropped + sum(self._expected.values())
+        total = self._dropped + self._steps * len(self._expected)
+        self._bars.update(self._whole, completed=done, total=total)
+        return done, total
 
     def end_set(self, arms: Sequence[Arm]) -> None:
         """The set is done: its bars go."""

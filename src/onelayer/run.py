@@ -1,8 +1,13 @@
-"""Run a list of arms to the end: score the base, train set after set, score every arm, write what is left of each."""
+"""An open run: the base scored, then arms trained to a step, scored and written, one group of arms after another.
+
+A scan decides which arms come next from the scores of those before (the best layers, the survivors of a rung), so arms
+arrive in groups. Every decision is a function of stored scores: a run that continues takes the same ones again.
+"""
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +17,8 @@ from rich.console import Console
 
 from onelayer.arm import Arm
 from onelayer.config import TrainConfig
-from onelayer.errors import RunStopped, UserError
-from onelayer.files import atomic_path, write_json
+from onelayer.errors import UserError
+from onelayer.files import atomic_path
 from onelayer.folder import RunFolder
 from onelayer.loop import Record, Training, run_steps
 from onelayer.model import BaseModel
@@ -21,7 +26,8 @@ from onelayer.progress import RunProgress
 from onelayer.prompts import EncodedSplit
 from onelayer.rollout import evaluate
 from onelayer.scores import ArmScores, read_scores, write_scores
-from onelayer.setup import ArmSpec, build_manifest, create_arm
+from onelayer.setup import build_manifest
+from onelayer.specs import ArmSpec, create_arm, plan_sets
 from onelayer.tasks.base import Split, Task
 from onelayer.tracking import Tracker, open_trackers
 
@@ -32,189 +38,199 @@ class Paused(Exception):
 
 @dataclass
 class Run:
-    """Everything that a run works with."""
+    """A folder with everything that its arms share."""
 
     base: BaseModel
     task: Task
     data: dict[Split, EncodedSplit]
     config: TrainConfig
-    specs: Sequence[ArmSpec]
-    console: Console
-    scores: dict[str, ArmScores] = field(default_factory=dict)
-    """Test scores of the base and of every arm that is done."""
+    folder: RunFolder
+    training: Training
+    progress: RunProgress
+    trackers: list[Tracker]
+    scores: dict[str, float] = field(default_factory=dict)
+    """Mean test score of the base and of every arm that is done."""
 
-    @property
-    def base_score(self) -> float:
-        """Mean test score of the base."""
-        return float(np.mean(self.scores["base"].reward))
+    def train(self, specs: Sequence[ArmSpec], until: int | None = None) -> None:
+        """Advance arms to step ``until``, side by side; at the last step (the default) score them and write them out.
 
-    @property
-    def full_score(self) -> float | None:
-        """Mean test score of the first seed's full arm, once it is known."""
-        return float(np.mean(self.scores["full"].reward)) if "full" in self.scores else None
+        Arms that are done are only read. Which arms go together is pinned in the manifest when they are first named.
+
+        Raises:
+            RunStopped: training cannot go on.
+            Paused: ``stop_at`` was reached.
+        """
+        by_name = {spec.name: spec for spec in specs}
+        self.folder.add_sets(plan_sets(self.base, self._new(specs), getattr(self.config, "arms_per_set", 0)), specs)
+        self.progress.expect([spec.name for spec in specs if not self.folder.finished(spec.name)])
+        for name in by_name:
+            if self.folder.finished(name):
+                self.scores.setdefault(name, self.folder.read_arm(name)["score"])
+        for number, names in enumerate(self.folder.manifest["sets"]):
+            waiting = [by_name[name] for name in names if name in by_name and not self.folder.finished(name)]
+            if waiting:
+                self._train_set(number, waiting, self.config.steps if until is None else until)
+
+    def drop(self, name: str, step: int) -> None:
+        """Give up an arm at a rung: it trains no more and is not scored."""
+        spec_record = {"arm": arm_of(name), "kind": "dropped", "dropped_at": step, "score": None}
+        self.folder.write_arm(name, spec_record, self.base)
+        self.progress.forget(name)
+
+    def adopt(self, name: str, new_name: str) -> None:
+        """Let a finished arm stand for another that would be the same run, under that one's name."""
+        if not self.folder.finished(new_name):
+            self.folder.copy_arm(name, new_name)
+            self.folder.write_arm(
+                new_name, {**self.folder.read_arm(name), "arm": new_name, "kind": new_name}, self.base
+            )
+
+    def selection_score(self, name: str) -> float:
+        """Score of a finished arm on the selection problems."""
+        return float(self.folder.read_arm(name)["selection_score"])
+
+    def selection_score_at(self, name: str, step: int) -> float:
+        """The last score on the selection problems that an arm logged in its first ``step`` steps."""
+        logged = [
+            record["eval/score"]
+            for record in self.folder.read_records(name)
+            if record["step"] < step and "eval/score" in record
+        ]
+        return float(logged[-1]) if logged else 0.0
+
+    def _new(self, specs: Sequence[ArmSpec]) -> list[ArmSpec]:
+        known = {name for names in self.folder.manifest["sets"] for name in names}
+        return [spec for spec in specs if spec.name not in known]
+
+    def _train_set(self, number: int, specs: Sequence[ArmSpec], until: int) -> None:
+        arms = [create_arm(self.base, spec, self.config) for spec in specs]
+        start = self.folder.load_checkpoint(number, arms)
+        self.progress.start_set(arms, start)
+        began = time.perf_counter()
+
+        def after_step(step: int, results: list[tuple[Arm, Record]]) -> None:
+            for arm, record in results:
+                self.folder.write_record(arm, record)
+                for tracker in self.trackers:
+                    tracker.log(arm.name, record)
+                if arm.stopped:
+                    self.progress.say(f"[yellow]{arm.stopped}[/]")
+            self.progress.step(step, results)
+            done = step + 1
+            pause = done == self.config.stop_at and done < self.config.steps
+            if done % self.config.save_steps == 0 or done == until or pause:
+                self._check(arms)
+                self.folder.save_checkpoint(number, arms, done)
+            if pause:
+                raise Paused(f"paused after step {done}; continue with --resume")
+
+        run_steps(self.training, arms, start=start, stop=until, after_step=after_step)
+        self._check(arms)
+        seconds = (time.perf_counter() - began) / len(arms)
+        if until == self.config.steps:
+            for arm in arms:
+                self._finish(arm, seconds)
+            self.folder.drop_checkpoint(number)
+        self.progress.end_set(arms)
+
+    def _check(self, arms: Sequence[Arm]) -> None:
+        self.training.frozen()
+        for arm in arms:
+            arm.check_moved(self.base)
+
+    def _finish(self, arm: Arm, seconds: float) -> None:
+        """Score an arm at its end and write its delta, its scores and, last, its record."""
+        test, selection = (self._evaluate(split, arm.weights) for split in ("test", "selection"))
+        arm.save_delta(self.folder.arm(arm.name) / "delta.safetensors", self.base)
+        record = {
+            "arm": arm_of(arm.name),
+            "kind": arm.kind,
+            "plan": arm.plan,
+            "layer": arm.layer,
+            "seed": arm.seed,
+            "learning_rate": arm.settings.learning_rate,
+            "trained_parameters": arm.num_parameters,
+            "seconds": seconds,
+            "stopped": arm.stopped,
+            "selection_score": float(np.mean(selection.reward)),
+            "change_norms": arm.change_norms(self.base),
+        }
+        self._write(arm.name, test, record)
+        line = f"[bold]{arm.name}[/]  score {self.scores[arm.name]:.4f}"
+        gain, full = self.scores[arm.name] - self.scores["base"], self.scores.get("full")
+        line += f" ({gain:+.4f})"
+        if arm.kind == "layer" and full is not None and full > self.scores["base"]:
+            line += f"  C({arm.layer}) = {gain / (full - self.scores['base']):.2f}"
+        self.progress.say(line)
+
+    def score_base(self) -> None:
+        """Score the base, once for a folder."""
+        if not self.folder.finished("base"):
+            test, selection = (self._evaluate(split, {}) for split in ("test", "selection"))
+            self._write(
+                "base", test, {"arm": "base", "kind": "base", "selection_score": float(np.mean(selection.reward))}
+            )
+        self.scores["base"] = float(np.mean(read_scores(self.folder.arm("base") / "scores.parquet").reward))
+        count, samples = len(self.data["test"].problems), self.config.eval_num_samples
+        left_out = sum(split.too_long for split in self.data.values())
+        note = f" ({left_out} prompts over {self.config.max_prompt_length} tokens left out)" if left_out else ""
+        self.progress.say(
+            f"[bold]base[/]  score {self.scores['base']:.4f} on {count} test problems x {samples} "
+            f"sample{'s' * (samples > 1)}{note}"
+        )
+
+    def _evaluate(self, split: Split, tensors: Mapping[str, Any]) -> ArmScores:
+        return evaluate(self.base, self.task, self.data[split], [tensors], self.config)[0]
+
+    def _write(self, name: str, test: ArmScores, record: Mapping[str, Any]) -> None:
+        with atomic_path(self.folder.arm(name) / "scores.parquet") as temporary:
+            write_scores(temporary, test)
+        self.scores[name] = float(np.mean(test.reward))
+        self.folder.write_arm(name, {**record, "score": self.scores[name]}, self.base)
 
 
-def run_arms(run: Run, output: Path) -> RunFolder:
-    """Train and score every arm of ``run`` in ``output``; continue there when the configuration says so.
+def arm_of(name: str) -> str:
+    """The arm of a run's name: without the suffix of the seed."""
+    return re.sub(r"-seed\d+$", "", name)
+
+
+@contextmanager
+def open_run(
+    base: BaseModel,
+    task: Task,
+    data: dict[Split, EncodedSplit],
+    config: TrainConfig,
+    seeds: Sequence[int],
+    output: Path,
+    console: Console,
+    rungs: Sequence[int] = (),
+) -> Iterator[Run]:
+    """Open a new folder, or with ``resume`` an old one, and score the base.
+
+    ``rungs`` are steps after which every arm is scored on the selection problems, besides those of ``eval_steps``.
 
     Raises:
-        UserError: the folder cannot be used, or the reward function misbehaves.
-        RunStopped: training cannot go on.
-        Paused: ``stop_at`` was reached.
+        UserError: the folder cannot be used, or the reward function misbehaves; a new folder is then removed again.
     """
-    manifest = build_manifest(run.base, run.data, run.config, run.specs)
-    if run.config.resume:
-        folder, manifest = RunFolder.resume(output, manifest)
-    else:
-        folder = RunFolder.create(output, manifest, run.config)
-    started = False
-    try:
-        trackers = open_trackers(run.config.report_to, output, run.config.model_dump())
-        specs = {spec.name: spec for spec in run.specs}
-        finished = [name for name in specs if folder.finished(name)]
-        with RunProgress(run.console, len(specs), run.config.steps, len(finished)) as progress:
-            _score_base(run, folder, progress)
-            started = True
-            training = Training(
-                run.base,
-                run.task,
-                run.data["train"],
-                run.data["selection"],
-                run.config,
-                tuple(sorted({spec.seed for spec in run.specs})),
+    manifest = build_manifest(base, data, config, seeds)
+    folder = (RunFolder.resume if config.resume else RunFolder.create)(output, manifest, config)
+    with RunProgress(console, config.steps) as progress:
+        try:
+            run = Run(
+                base,
+                task,
+                data,
+                config,
+                folder,
+                Training(base, task, data["train"], data["selection"], config, tuple(seeds), tuple(rungs)),
+                progress,
+                open_trackers(config.report_to, output, config.model_dump()),
             )
-            for names in manifest["sets"]:
-                _run_set(run, folder, training, [specs[name] for name in names], progress, trackers)
-        for tracker in trackers:
-            tracker.close()
-    except UserError:
-        # Wrong input that shows only when the first completions are scored: leave nothing half-written.
-        if not started and not run.config.resume:
-            folder.discard()
-        raise
-    return folder
-
-
-def _score_base(run: Run, folder: RunFolder, progress: RunProgress) -> None:
-    path = folder.arm("base") / "scores.parquet"
-    if folder.finished("base"):
-        run.scores["base"] = read_scores(path)
-    else:
-        test, selection = (
-            evaluate(run.base, run.task, run.data[split], [{}], run.config)[0] for split in ("test", "selection")
-        )
-        run.scores["base"] = test
-        _write_scores(
-            folder,
-            "base",
-            test,
-            {"arm": "base", "kind": "base", "selection_score": float(np.mean(selection.reward))},
-            run,
-        )
-    progress.say(f"[bold]base[/]  score {run.base_score:.4f} on {_extent(run)}")
-
-
-def _run_set(
-    run: Run,
-    folder: RunFolder,
-    training: Training,
-    specs: Sequence[ArmSpec],
-    progress: RunProgress,
-    trackers: Sequence[Tracker],
-) -> None:
-    """Train a set of arms to the end in lockstep, then score and write each. A set that is done is only read."""
-    waiting = [spec for spec in specs if not folder.finished(spec.name)]
-    for spec in specs:
-        if spec not in waiting:
-            run.scores[spec.name] = read_scores(folder.arm(spec.name) / "scores.parquet")
-    if not waiting:
-        return
-    arms = [create_arm(run.base, spec, run.config) for spec in specs]
-    start = folder.load_checkpoint(arms)
-    progress.start_set(arms, start)
-    began = time.perf_counter()
-
-    def after_step(step: int, results: list[tuple[Arm, Record]]) -> None:
-        for arm, record in results:
-            folder.write_record(arm, record)
-            for tracker in trackers:
-                tracker.log(arm.name, record)
-            if arm.stopped:
-                progress.say(f"[yellow]{arm.stopped}[/]")
-        progress.step(step, results)
-        done = step + 1
-        pause = done == run.config.stop_at and done < run.config.steps
-        if done % run.config.save_steps == 0 or done == run.config.steps or pause:
-            _check(run.base, training, arms)
-            folder.save_checkpoint(arms, done)
-        if pause:
-            raise Paused(f"paused after step {done}; continue with --resume")
-
-    try:
-        run_steps(training, arms, start=start, after_step=after_step)
-    except RunStopped:
-        # What was learned up to here may be wanted: the last good state stays on disk.
-        raise
-    _check(run.base, training, arms)
-    seconds = (time.perf_counter() - began) / len(arms)
-    for arm in arms:
-        _finish(run, folder, arm, seconds, progress)
-    folder.drop_checkpoint(arms)
-    progress.end_set(arms)
-
-
-def _check(base: BaseModel, training: Training, arms: Sequence[Arm]) -> None:
-    training.frozen()
-    for arm in arms:
-        arm.check_moved(base)
-
-
-def _finish(run: Run, folder: RunFolder, arm: Arm, seconds: float, progress: RunProgress) -> None:
-    """Score an arm at its end and write its delta, its scores and, last, its record."""
-    test, selection = (
-        evaluate(run.base, run.task, run.data[split], [arm.weights], run.config)[0] for split in ("test", "selection")
-    )
-    run.scores[arm.name] = test
-    arm.save_delta(folder.arm(arm.name) / "delta.safetensors", run.base)
-    record = {
-        "arm": re.sub(r"-seed\d+$", "", arm.name),
-        "kind": arm.kind,
-        "plan": arm.plan,
-        "layer": arm.layer,
-        "seed": arm.seed,
-        "trained_parameters": arm.num_parameters,
-        "seconds": seconds,
-        "stopped": arm.stopped,
-        "selection_score": float(np.mean(selection.reward)),
-        "change_norms": arm.change_norms(run.base),
-    }
-    _write_scores(folder, arm.name, test, record, run)
-    result = float(np.mean(test.reward))
-    line = f"[bold]{arm.name}[/]  score {result:.4f} ({result - run.base_score:+.4f})"
-    if run.full_score is not None and arm.kind == "layer" and run.full_score > run.base_score:
-        line += f"  C({arm.layer}) = {(result - run.base_score) / (run.full_score - run.base_score):.2f}"
-    progress.say(line)
-
-
-def _write_scores(folder: RunFolder, name: str, scores: ArmScores, record: Mapping[str, Any], run: Run) -> None:
-    with atomic_path(folder.arm(name) / "scores.parquet") as temporary:
-        write_scores(temporary, scores)
-    write_json(
-        folder.arm(name) / "arm.json",
-        {
-            "name": name,
-            **record,
-            "base_model": run.base.name,
-            "revision": run.base.revision,
-            "base_hash": run.base.hash,
-            "score": float(np.mean(scores.reward)),
-        },
-    )
-
-
-def _extent(run: Run) -> str:
-    data = run.data["test"]
-    left_out = sum(split.too_long for split in run.data.values())
-    note = f" ({left_out} prompts over {run.config.max_prompt_length} tokens left out)" if left_out else ""
-    samples = run.config.eval_num_samples
-    return f"{len(data.problems)} test problems x {samples} sample{'s' * (samples > 1)}{note}"
+            run.score_base()
+        except UserError:
+            if not config.resume:
+                folder.discard()
+            raise
+        yield run
+    for tracker in run.trackers:
+        tracker.close()

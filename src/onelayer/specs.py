@@ -1,0 +1,145 @@
+"""Which arms a run has: what each trains, under which name, from which seed."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+import torch
+
+from onelayer.arm import Arm, OptimizerSettings
+from onelayer.config import TrainConfig
+from onelayer.lora import create_lora_arm, linear_parts, pair_parameters
+from onelayer.model import BaseModel
+from onelayer.plan import Item, parse_plan, ranks_of, resolve
+from onelayer.profile import Profile
+from onelayer.update import updates_per_step
+
+BYTES_PER_TRAINED = 18
+"""A trained parameter with a bfloat16 base: fp32 master 4, bfloat16 copy 2, Adam 8, fp32 gradient 4."""
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """An arm before it exists: what it trains, under which name and seed."""
+
+    name: str
+    plan: str
+    kind: str
+    """``full``, ``layer``, ``strategy``, ``pair``, or ``rate`` (full training to choose the learning rate)."""
+    seed: int
+    rates: Mapping[str, float]
+    """Tensor name -> learning-rate multiplier, in the model's order."""
+    layer: int | None = None
+    learning_rate: float | None = None
+    """Instead of the configuration's."""
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    """LoRA rank of each tensor; empty for an arm that trains the tensors themselves."""
+
+    def trained_parameters(self, base: BaseModel, names: Iterable[str]) -> int:
+        """Number of parameters that train for some tensors: their own, or those of their LoRA pairs."""
+        shapes = {name: base.tensor(name).shape for name in names}
+        return sum(
+            pair_parameters(shape, self.ranks[name]) if name in self.ranks else shape.numel()
+            for name, shape in shapes.items()
+        )
+
+
+def spec_of(
+    base: BaseModel,
+    plan: str,
+    seed: int,
+    *,
+    name: str | None = None,
+    kind: str | None = None,
+    learning_rate: float | None = None,
+) -> ArmSpec:
+    """The arm of a plan: ``full``, ``layer-NN`` or a name made from the plan."""
+    items = parse_plan(plan, base.num_layers, ranking_of_profile)
+    parts = linear_parts(base) if items[0].rank else base.parts
+    rates = resolve(items, parts, base.tied_head)
+    found, layer = _kind(base, items, rates)
+    default = "full" if found == "full" else f"layer-{layer:02d}" if found == "layer" else _slug(plan)
+    return ArmSpec(
+        name or default, plan, kind or found, seed, rates, layer, learning_rate, ranks_of(items, parts, rates)
+    )
+
+
+def _kind(base: BaseModel, items: Sequence[Item], rates: Mapping[str, float]) -> tuple[str, int | None]:
+    if set(rates.values()) == {1.0} and not items[0].rank:
+        if rates.keys() == base.parts.keys():
+            return "full", None
+        touched = {base.parts[name].layer for name in rates}
+        if len(touched) == 1 and (layer := touched.pop()) is not None:
+            whole = {name for name, part in base.parts.items() if part.layer == layer}
+            if rates.keys() == whole:
+                return "layer", layer
+    return "strategy", None
+
+
+def _slug(plan: str) -> str:
+    text = re.sub(r"@[^,*@]*/", "@", plan)
+    return re.sub(r"[^A-Za-z0-9]+", "-", text.replace("*", " x ").removesuffix(".json")).strip("-").lower()
+
+
+def ranking_of_profile(path: str, which: str) -> Sequence[int]:
+    """The layers of a profile, best or worst first, for plans like ``best:5@profile.json``."""
+    profile = Profile.load(Path(path))
+    count = len(profile.layers)
+    return (profile.best(count) if which == "best" else profile.worst(count)).layers
+
+
+def with_seeds(specs: Sequence[ArmSpec], seeds: Sequence[int]) -> list[ArmSpec]:
+    """Every arm once per training seed; seeds after the first get a suffix."""
+    return [
+        replace(spec, name=spec.name + (f"-seed{number}" if number else ""), seed=seed)
+        for number, seed in enumerate(seeds)
+        for spec in specs
+    ]
+
+
+def create_arm(base: BaseModel, spec: ArmSpec, config: TrainConfig) -> Arm:
+    """The arm of a spec, at the base."""
+    settings = OptimizerSettings(
+        learning_rate=spec.learning_rate or config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_steps,
+        total_updates=config.steps * updates_per_step(config),
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        adam_epsilon=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+    )
+    if spec.ranks:
+        return create_lora_arm(
+            base, spec.rates, spec.ranks, settings, name=spec.name, plan=spec.plan, seed=spec.seed, kind=spec.kind
+        )
+    return Arm.create(
+        base,
+        spec.rates,
+        settings,
+        name=spec.name,
+        plan=spec.plan,
+        seed=spec.seed,
+        layer=spec.layer,
+        kind=spec.kind,
+    )
+
+
+def plan_sets(base: BaseModel, specs: Sequence[ArmSpec], arms_per_set: int) -> list[list[str]]:
+    """Names of the arms that advance side by side: as many at once as fit into half of the memory that is free."""
+    on_gpu = base.device.type == "cuda"
+    free = torch.cuda.mem_get_info(base.device)[0] if on_gpu else psutil.virtual_memory().available
+    sets: list[list[str]] = []
+    used = 0
+    for spec in specs:
+        size = BYTES_PER_TRAINED * sum(base.tensor(name).numel() for name in spec.rates)
+        full = len(sets[-1]) >= arms_per_set if arms_per_set and sets else used + size > free / 2
+        if not sets or full:
+            sets.append([])
+            used = 0
+        sets[-1].append(spec.name)
+        used += size
+    return sets
