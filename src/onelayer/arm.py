@@ -10,7 +10,7 @@ under an Adam step at a learning rate of 5e-6, and C(k) would compare number for
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +66,8 @@ class Arm:
     rates: dict[str, float]
     """Learning-rate multiplier of each trained tensor, in the model's order."""
     masters: dict[str, Tensor]
-    weights: dict[str, Tensor]
+    """The fp32 tensors that AdamW trains."""
+    leaves: dict[str, Tensor]
     """Leaves of the forward pass in the base's type; the masters themselves when the base is float32."""
     optimizer: torch.optim.AdamW
     settings: OptimizerSettings
@@ -101,23 +102,18 @@ class Arm:
         kind: str = "strategy",
     ) -> "Arm":
         """An arm at the base: its masters are exact fp32 copies of the base's tensors."""
-        masters = {tensor: base.tensor(tensor).detach().to(torch.float32, copy=True) for tensor in rates}
-        weights = masters if base.dtype == torch.float32 else {n: base.tensor(n).detach().clone() for n in rates}
-        for leaf in (*masters.values(), *weights.values()):
-            leaf.requires_grad_(True)
-        groups: dict[float, list[Tensor]] = {}
-        for tensor, multiplier in rates.items():
-            groups.setdefault(multiplier, []).append(masters[tensor])
-        optimizer = torch.optim.AdamW(
-            [{"params": params, "multiplier": multiplier} for multiplier, params in groups.items()],
-            lr=settings.learning_rate,
-            betas=(settings.adam_beta1, settings.adam_beta2),
-            eps=settings.adam_epsilon,
-            weight_decay=settings.weight_decay,
-            # One tensor at a time: the other kernels differ in the last bit and hold temporary copies of everything.
-            foreach=False,
-        )
-        return cls(name, plan, seed, dict(rates), masters, weights, optimizer, settings, layer=layer, kind=kind)
+        masters, leaves = masters_and_leaves(base, rates)
+        optimizer = adamw(masters, rates, settings)
+        return cls(name, plan, seed, dict(rates), masters, leaves, optimizer, settings, layer=layer, kind=kind)
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """What the base wears under this arm's policy: tensors in its type, by their original names."""
+        return self.leaves
+
+    def delta(self) -> Mapping[str, Tensor]:
+        """What the arm has made of the base's tensors: fp32, by their original names."""
+        return self.masters
 
     @property
     def num_parameters(self) -> int:
@@ -130,13 +126,13 @@ class Arm:
 
     def collect_gradients(self) -> None:
         """Add the gradients of the forward copies to those of the masters, after each backward pass."""
-        if self.weights is self.masters:
+        if self.leaves is self.masters:
             return
-        for name, weight in self.weights.items():
-            if weight.grad is None:
+        for name, leaf in self.leaves.items():
+            if leaf.grad is None:
                 continue
-            gradient = weight.grad.to(torch.float32)
-            weight.grad = None
+            gradient = leaf.grad.to(torch.float32)
+            leaf.grad = None
             master = self.masters[name]
             master.grad = gradient if master.grad is None else master.grad.add_(gradient)
 
@@ -165,10 +161,10 @@ class Arm:
             group["lr"] = rate * group["multiplier"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.weights is not self.masters:
+        if self.leaves is not self.masters:
             with torch.no_grad():
-                for name, weight in self.weights.items():
-                    weight.copy_(self.masters[name])
+                for name, leaf in self.leaves.items():
+                    leaf.copy_(self.masters[name])
         self.updates += 1
         self.effective |= rate > 0 and bool(norm > 0)
         return {"grad_norm": float(norm), "learning_rate": rate}
@@ -182,12 +178,11 @@ class Arm:
         """
         if not self.effective:
             return
-        still = [
-            name for name, master in self.masters.items() if torch.equal(master, base.tensor(name).to(torch.float32))
-        ]
+        delta = self.delta()
+        still = [name for name, tensor in delta.items() if torch.equal(tensor, base.tensor(name).to(torch.float32))]
         if still:
             raise RunStopped(
-                f"arm {self.name}: {len(still)} of {len(self.masters)} trained tensors did not move in "
+                f"arm {self.name}: {len(still)} of {len(delta)} trained tensors did not move in "
                 f"{self.updates} updates, the first is {still[0]}"
             )
 
@@ -195,7 +190,7 @@ class Arm:
     def change_norms(self, base: BaseModel) -> dict[str, float]:
         """Euclidean norm of each tensor's change against the base."""
         return {
-            name: float((master - base.tensor(name).to(torch.float32)).norm()) for name, master in self.masters.items()
+            name: float((tensor - base.tensor(name).to(torch.float32)).norm()) for name, tensor in self.delta().items()
         }
 
     def state(self) -> dict[str, Tensor]:
@@ -221,19 +216,46 @@ class Arm:
                 self.optimizer.state[master] = {
                     key: value.clone() for key, value in moments.items() if value is not None
                 }
-            if self.weights is not self.masters:
-                self.weights[name].copy_(master)
+            if self.leaves is not self.masters:
+                self.leaves[name].copy_(master)
         for key in COUNTERS:
             setattr(self, key, counters[key])
 
     def save_delta(self, path: Path, base: BaseModel) -> None:
-        """Write ``delta.safetensors``: the masters under their original names, in fp32."""
-        tensors = {name: master.detach().cpu().contiguous() for name, master in self.masters.items()}
+        """Write ``delta.safetensors``: :meth:`delta`, with the base it belongs to in the header."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.delta().items()}
         header = {"base_model": base.name, "revision": base.revision, "base_hash": base.hash, "plan": self.plan}
         # One key only: safetensors writes several in a random order, and equal deltas would differ in their bytes.
         metadata = {"onelayer": json.dumps(header)}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
+
+
+def masters_and_leaves(base: BaseModel, names: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Trainable copies of the base's tensors: exact in fp32, and in its own type (the same dict for a float32 base)."""
+    masters = {name: base.tensor(name).detach().to(torch.float32, copy=True) for name in names}
+    leaves = masters if base.dtype == torch.float32 else {n: base.tensor(n).detach().clone() for n in masters}
+    for leaf in (*masters.values(), *leaves.values()):
+        leaf.requires_grad_(True)
+    return masters, leaves
+
+
+def adamw(
+    masters: Mapping[str, Tensor], multipliers: Mapping[str, float], settings: OptimizerSettings
+) -> torch.optim.AdamW:
+    """The optimizer of some masters, each with its learning-rate multiplier."""
+    groups: dict[float, list[Tensor]] = {}
+    for name, multiplier in multipliers.items():
+        groups.setdefault(multiplier, []).append(masters[name])
+    return torch.optim.AdamW(
+        [{"params": params, "multiplier": multiplier} for multiplier, params in groups.items()],
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_epsilon,
+        weight_decay=settings.weight_decay,
+        # One tensor at a time: the other kernels differ in the last bit and hold temporary copies of everything.
+        foreach=False,
+    )
 
 
 def load_delta(path: Path, base: BaseModel) -> dict[str, Tensor]:

@@ -13,6 +13,9 @@ A plan is a comma-separated list of items, read from left to right; where two it
     14.attn  14.mlp  14.norm   one kind of module inside a layer; works on every item above, e.g. mid:5.mlp, all.norm
     embed  final_norm  head    what is outside the layers
 
+    lora:16    rank 16 on every linear module of the decoder layers (LoRA, arXiv 2106.09685)
+    lora:16@14  lora:8@all.attn  lora:16@mid:5.mlp    the same on what follows the @; see lora.py
+
 ``*m`` after an item multiplies the learning rate: ``all,9-13*2`` trains everything and layers 9 to 13 at twice the rate;
 ``*0`` freezes: ``all,14*0`` trains everything but layer 14.
 
@@ -24,7 +27,7 @@ import difflib
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onelayer.errors import UserError
@@ -56,6 +59,8 @@ class Item:
     module: str | None
     multiplier: float
     everything: bool = False
+    rank: int | None = None
+    """Rank of the LoRA pair that trains in the place of each linear module's weight; None trains the tensors."""
 
     def covers(self, part: Part) -> bool:
         """Whether the item names this part of a model."""
@@ -90,6 +95,8 @@ def parse_plan(text: str, num_layers: int, read_ranking: ReadRanking | None = No
         if not item:
             raise UserError(f"plan '{text}' has an empty item; write for example 14, 9-13 or mid:5")
         items += _parse_item(item, num_layers, read_ranking)
+    if len({item.rank is None for item in items}) > 1:
+        raise UserError(f"plan '{text}' mixes LoRA with tensors that train themselves; write lora: before each item")
     return items
 
 
@@ -103,11 +110,21 @@ def _parse_item(item: str, num_layers: int, read_ranking: ReadRanking | None) ->
             multiplier = math.nan
         if not (0 <= multiplier < math.inf):
             raise UserError(f"plan item '{item}': '{match[2]}' is no learning-rate multiplier; write for example 14*2")
+    rank = None
+    if selector.startswith("lora:"):
+        match = re.fullmatch(r"lora:([1-9]\d*)(?:@(.+))?", selector)
+        if not match:
+            raise UserError(f"plan item '{item}': a rank of at least 1 follows lora; write lora:16 or lora:16@14")
+        rank, selector = int(match[1]), match[2] or "all"
     module = None
     if match := re.fullmatch(rf"(.+)\.({'|'.join(MODULES)})", selector):
         selector, module = match[1], match[2]
     elif match := re.fullmatch(r"([\w:-]+)\.(\w+)", selector):
         raise UserError(f"plan item '{item}': a layer has no module '{match[2]}'; it has {', '.join(MODULES)}")
+    if rank is not None:
+        if selector in OUTER or module == "norm":
+            raise UserError(f"plan item '{item}': LoRA is for the linear modules of layers; write lora:{rank}@all.attn")
+        return [Item(item, _layers(item, selector, num_layers, read_ranking), module, multiplier, rank=rank)]
     if selector in OUTER:
         if module:
             raise UserError(f"plan item '{item}': {selector} has no modules inside; write {selector}")
@@ -161,7 +178,7 @@ def _layers(item: str, selector: str, num_layers: int, read_ranking: ReadRanking
             )
         return tuple(sorted(ranking[:k]))
     names = ["all", "every:4", "mid:5", "first:3", "last:3", "random:3@0", "best:5@profile.json"]
-    names += ["worst:5@profile.json", "boost:10@profile.json", *OUTER]
+    names += ["worst:5@profile.json", "boost:10@profile.json", "lora:16", *OUTER]
     near = difflib.get_close_matches(selector, names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else "write for example 14, 9-13, every:4, mid:5, all or embed"
     raise UserError(f"plan item '{item}' is not understood; {hint}")
@@ -200,3 +217,9 @@ def resolve(items: Sequence[Item], parts: Mapping[str, Part], tied_head: bool) -
     if not trained:
         raise UserError("the plan trains nothing: every chosen tensor has the learning-rate multiplier 0")
     return trained
+
+
+def ranks_of(items: Sequence[Item], parts: Mapping[str, Part], trained: Iterable[str]) -> dict[str, int]:
+    """LoRA rank of every trained tensor, the last item's that names it; empty for a plan without LoRA."""
+    ranks = {name: item.rank for item in items for name in trained if item.covers(parts[name])}
+    return {name: rank for name, rank in ranks.items() if rank is not None}
