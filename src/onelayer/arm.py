@@ -169,6 +169,10 @@ class Arm:
         self.effective |= rate > 0 and bool(norm > 0)
         return {"grad_norm": float(norm), "learning_rate": rate}
 
+    def reached(self) -> list[str]:
+        """The tensors for which an update with a non-zero rate and gradient has been made."""
+        return list(self.rates) if self.effective else []
+
     @torch.no_grad()
     def check_moved(self, base: BaseModel) -> None:
         """After an update with a non-zero rate and gradient every chosen tensor differs from the base's.
@@ -176,13 +180,11 @@ class Arm:
         Raises:
             RunStopped: a chosen tensor is still where it started, the silent failure this project exists to prevent.
         """
-        if not self.effective:
-            return
-        delta = self.delta()
-        still = [name for name, tensor in delta.items() if torch.equal(tensor, base.tensor(name).to(torch.float32))]
+        names, delta = self.reached(), self.delta()
+        still = [name for name in names if torch.equal(delta[name], base.tensor(name).to(torch.float32))]
         if still:
             raise RunStopped(
-                f"arm {self.name}: {len(still)} of {len(delta)} trained tensors did not move in "
+                f"arm {self.name}: {len(still)} of {len(names)} trained tensors did not move in "
                 f"{self.updates} updates, the first is {still[0]}"
             )
 

@@ -15,6 +15,7 @@ A plan is a comma-separated list of items, read from left to right; where two it
 
     lora:16    rank 16 on every linear module of the decoder layers (LoRA, arXiv 2106.09685)
     lora:16@14  lora:8@all.attn  lora:16@mid:5.mlp    the same on what follows the @; see lora.py
+    lisa:2/20@0    embedding and head, with 2 random layers drawn anew every 20 updates with seed 0; see lisa.py
 
 ``*m`` after an item multiplies the learning rate: ``all,9-13*2`` trains everything and layers 9 to 13 at twice the rate;
 ``*0`` freezes: ``all,14*0`` trains everything but layer 14.
@@ -51,6 +52,19 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Lisa:
+    """Which layers train when: ``layers`` of them, drawn anew every ``interval`` optimizer updates."""
+
+    layers: int
+    interval: int
+    seed: int
+
+    def active(self, num_layers: int, update: int) -> tuple[int, ...]:
+        """The layers that train in an update (counted from 0): a function of seed and period, as random_layers is."""
+        return _draw(num_layers, self.layers, f"lisa:{self.seed}:{update // self.interval}")
+
+
+@dataclass(frozen=True)
 class Item:
     """One item of a plan: layers (None for parts outside them) with a module (None: all), and a multiplier."""
 
@@ -61,11 +75,15 @@ class Item:
     everything: bool = False
     rank: int | None = None
     """Rank of the LoRA pair that trains in the place of each linear module's weight; None trains the tensors."""
+    lisa: Lisa | None = None
+    """The schedule of an item that trains embedding, head and changing layers."""
 
     def covers(self, part: Part) -> bool:
         """Whether the item names this part of a model."""
         if self.everything:
             return True
+        if self.lisa:
+            return part.layer is not None or part.module in ("embed", "head")
         if self.layers is None:
             return part.layer is None and part.module == self.module
         return part.layer in self.layers and self.module in (None, part.module)
@@ -79,7 +97,11 @@ def mid_layers(num_layers: int, k: int) -> tuple[int, ...]:
 
 def random_layers(num_layers: int, k: int, seed: int) -> tuple[int, ...]:
     """k layers drawn without replacement; the same everywhere and for ever, since no library's generator is involved."""
-    order = sorted(range(num_layers), key=lambda layer: hashlib.sha256(f"{seed}:{layer}".encode()).digest())
+    return _draw(num_layers, k, str(seed))
+
+
+def _draw(num_layers: int, k: int, key: str) -> tuple[int, ...]:
+    order = sorted(range(num_layers), key=lambda layer: hashlib.sha256(f"{key}:{layer}".encode()).digest())
     return tuple(sorted(order[:k]))
 
 
@@ -97,6 +119,8 @@ def parse_plan(text: str, num_layers: int, read_ranking: ReadRanking | None = No
         items += _parse_item(item, num_layers, read_ranking)
     if len({item.rank is None for item in items}) > 1:
         raise UserError(f"plan '{text}' mixes LoRA with tensors that train themselves; write lora: before each item")
+    if len(items) > 1 and any(item.lisa for item in items):
+        raise UserError(f"plan '{text}' has lisa beside other items; lisa says alone what trains, so write only it")
     return items
 
 
@@ -110,6 +134,14 @@ def _parse_item(item: str, num_layers: int, read_ranking: ReadRanking | None) ->
             multiplier = math.nan
         if not (0 <= multiplier < math.inf):
             raise UserError(f"plan item '{item}': '{match[2]}' is no learning-rate multiplier; write for example 14*2")
+    if selector.startswith("lisa:"):
+        match = re.fullmatch(r"lisa:([1-9]\d*)/([1-9]\d*)@(\d+)", selector)
+        if not match:
+            raise UserError(f"plan item '{item}': LISA is written lisa:LAYERS/UPDATES@SEED, for example lisa:2/20@0")
+        lisa = Lisa(int(match[1]), int(match[2]), int(match[3]))
+        if lisa.layers > num_layers:
+            raise UserError(f"plan item '{item}': the number of layers is 1 to {num_layers} for this model")
+        return [Item(item, None, None, multiplier, lisa=lisa)]
     rank = None
     if selector.startswith("lora:"):
         match = re.fullmatch(r"lora:([1-9]\d*)(?:@(.+))?", selector)
@@ -178,7 +210,7 @@ def _layers(item: str, selector: str, num_layers: int, read_ranking: ReadRanking
             )
         return tuple(sorted(ranking[:k]))
     names = ["all", "every:4", "mid:5", "first:3", "last:3", "random:3@0", "best:5@profile.json"]
-    names += ["worst:5@profile.json", "boost:10@profile.json", "lora:16", *OUTER]
+    names += ["worst:5@profile.json", "boost:10@profile.json", "lora:16", "lisa:2/20@0", *OUTER]
     near = difflib.get_close_matches(selector, names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else "write for example 14, 9-13, every:4, mid:5, all or embed"
     raise UserError(f"plan item '{item}' is not understood; {hint}")
