@@ -35,6 +35,8 @@ def plan_table(base: BaseModel, spec: ArmSpec, learning_rate: float) -> Renderab
     kind = str(base.dtype).removeprefix("torch.")
     notes = [f"frozen base: {base.num_parameters:,} parameters, {_size(weights)} of weights ({kind})"]
     notes.append(f"and {_size(4 * total)} of fp32 gradients during an update")
+    if spec.lisa:
+        notes.append(f"LISA: {spec.lisa.layers} of the layers at a time, drawn anew every {spec.lisa.interval} updates")
     if spec.ranks:
         ranks = ", ".join(map(str, sorted(set(spec.ranks.values()))))
         notes.append(f"LoRA of rank {ranks}, alpha {SCALE:g} times the rank; its weights are W + {SCALE:g} B A")

@@ -10,9 +10,10 @@ import torch
 
 from onelayer.arm import Arm, OptimizerSettings
 from onelayer.config import TrainConfig
+from onelayer.lisa import create_lisa_arm
 from onelayer.lora import create_lora_arm, linear_parts, pair_parameters
 from onelayer.model import BaseModel
-from onelayer.plan import Item, parse_plan, ranks_of, resolve
+from onelayer.plan import Item, Lisa, parse_plan, ranks_of, resolve
 from onelayer.profile import Profile
 from onelayer.update import updates_per_step
 
@@ -36,6 +37,8 @@ class ArmSpec:
     """Instead of the configuration's."""
     ranks: Mapping[str, int] = field(default_factory=dict)
     """LoRA rank of each tensor; empty for an arm that trains the tensors themselves."""
+    lisa: Lisa | None = None
+    """Which layers train when; None for an arm that always trains all of ``rates``."""
 
     def trained_parameters(self, base: BaseModel, names: Iterable[str]) -> int:
         """Number of parameters that train for some tensors: their own, or those of their LoRA pairs."""
@@ -62,12 +65,20 @@ def spec_of(
     found, layer = _kind(base, items, rates)
     default = "full" if found == "full" else f"layer-{layer:02d}" if found == "layer" else _slug(plan)
     return ArmSpec(
-        name or default, plan, kind or found, seed, rates, layer, learning_rate, ranks_of(items, parts, rates)
+        name or default,
+        plan,
+        kind or found,
+        seed,
+        rates,
+        layer,
+        learning_rate,
+        ranks=ranks_of(items, parts, rates),
+        lisa=items[0].lisa,
     )
 
 
 def _kind(base: BaseModel, items: Sequence[Item], rates: Mapping[str, float]) -> tuple[str, int | None]:
-    if set(rates.values()) == {1.0} and not items[0].rank:
+    if set(rates.values()) == {1.0} and not items[0].rank and not items[0].lisa:
         if rates.keys() == base.parts.keys():
             return "full", None
         touched = {base.parts[name].layer for name in rates}
@@ -88,6 +99,16 @@ def ranking_of_profile(path: str, which: str) -> Sequence[int]:
     profile = Profile.load(Path(path))
     count = len(profile.layers)
     return (profile.best(count) if which == "best" else profile.worst(count)).layers
+
+
+def choice_notes(plan: str) -> list[str]:
+    """What the choice of layers by ``best:``, ``worst:`` and ``boost:`` items rests on, one sentence each."""
+    notes = []
+    for match in re.finditer(r"(best|worst|boost):(\d+)@([^,*]+)", plan):
+        profile = Profile.load(Path(match[3]))
+        choose = profile.worst if match[1] == "worst" else profile.best
+        notes.append(choose(int(match[2])).note)
+    return notes
 
 
 def with_seeds(specs: Sequence[ArmSpec], seeds: Sequence[int]) -> list[ArmSpec]:
@@ -115,6 +136,10 @@ def create_arm(base: BaseModel, spec: ArmSpec, config: TrainConfig) -> Arm:
     if spec.ranks:
         return create_lora_arm(
             base, spec.rates, spec.ranks, settings, name=spec.name, plan=spec.plan, seed=spec.seed, kind=spec.kind
+        )
+    if spec.lisa:
+        return create_lisa_arm(
+            base, spec.rates, spec.lisa, settings, name=spec.name, plan=spec.plan, seed=spec.seed, kind=spec.kind
         )
     return Arm.create(
         base,
