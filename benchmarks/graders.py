@@ -2,7 +2,7 @@
 
     python benchmarks/graders.py math --data DIR      # references, rewritten forms, shuffled; answers per second
     python benchmarks/graders.py code --data DIR      # HumanEval, its mutants, programs per second
-    python benchmarks/graders.py hostile              # what happens to each hostile answer and program
+    python benchmarks/graders.py hostile [--plain]    # what happens to each hostile answer and program
 
 DIR holds gsm8k_test.jsonl, math500.jsonl and HumanEval.jsonl.gz. Exit code 1 if anything is graded as it should not be.
 """
@@ -220,7 +220,7 @@ def min_per_problem(cases: list[tuple[str, dict[str, Any]]]) -> int:
     return min(map(names.count, set(names)))
 
 
-def measure_hostile() -> int:
+def measure_hostile(plain: bool) -> int:
     faults = 0
     print("| answer | reward | reason | s |\n|---|---|---|---|")
     with MathPool(1) as pool:
@@ -234,7 +234,7 @@ def measure_hostile() -> int:
             faults += seconds > 3.0 or any(grade.reward != 0.0 for grade in grades)
             reasons = ", ".join(dict.fromkeys(grade.reason for grade in grades))
             print(f"| {name} | {grades[0].reward} | {reasons} | {seconds:.2f} |")
-    with Sandbox(1) as sandbox:
+    with Sandbox(1, mode="plain" if plain else None) as sandbox:
         print(statement(sandbox, probe(sandbox)))
         print("| program | reward | reason | detail | s | processes left |\n|---|---|---|---|---|---|")
         processes = sandbox.pool.map(lambda worker, _: worker.processes(), [None], set())[0]
@@ -252,10 +252,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["math", "code", "hostile"])
     parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--plain", action="store_true", help="hostile only: without namespaces")
     arguments = parser.parse_args()
     started = time.perf_counter()
-    measures = {"math": lambda: measure_math(arguments.data), "code": lambda: measure_code(arguments.data)}
-    faults = measures.get(arguments.what, measure_hostile)()
+    if arguments.what == "hostile":
+        faults = measure_hostile(arguments.plain)
+    else:
+        faults = {"math": measure_math, "code": measure_code}[arguments.what](arguments.data)
     print(f"{faults} graded as they should not be; {time.perf_counter() - started:.0f} s in all")
     sys.exit(1 if faults else 0)
 

@@ -24,7 +24,6 @@ DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[MathPool]:
-    pytest.importorskip("math_verify")
     with MathPool(workers=1) as pool:
         grade_math(["\\boxed{x+1}"], ["1+x"], pool=pool)  # starts the worker
         yield pool
@@ -209,7 +208,6 @@ def test_works_from_a_thread(pool: MathPool) -> None:
 
 
 def test_closing_leaves_no_process() -> None:
-    pytest.importorskip("math_verify")
     before = set(psutil.Process().children(recursive=True))
     with MathPool(workers=1) as pool:
         assert reason(pool, "2+x", "x+2") == "correct"
@@ -226,7 +224,6 @@ def is_running(process: psutil.Process) -> bool:
 
 
 def test_killed_parent_leaves_no_process(tmp_path: Path) -> None:
-    pytest.importorskip("math_verify")
     script = (
         "import psutil, os, threading, time\n"
         "from onelayer.graders.math_answer import grade_math\n"

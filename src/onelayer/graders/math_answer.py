@@ -50,7 +50,7 @@ def grade_math(
         pool: the worker processes; by default one pool that all calls share.
 
     Raises:
-        UserError: the two lists differ in length, or math-verify is not installed.
+        UserError: the two lists differ in length, or the rule is unknown.
     """
     if len(completions) != len(answers):
         raise UserError(f"There are {len(completions)} completions but {len(answers)} answers; give one answer each.")

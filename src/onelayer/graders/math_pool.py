@@ -12,11 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from onelayer.errors import UserError
 from onelayer.graders.pool import WorkerLost, WorkerPool
 
 GRACE = 5.0
@@ -76,15 +74,9 @@ class _Worker:
 
 
 class MathPool:
-    """``workers`` processes that compare answers. A context manager; closing it ends them.
-
-    Raises:
-        UserError: math-verify is not installed.
-    """
+    """``workers`` processes that compare answers. A context manager; closing it ends them."""
 
     def __init__(self, workers: int | None = None) -> None:
-        if find_spec("math_verify") is None:
-            raise UserError("The math grader needs math-verify; install it with: pip install 'onelayer[math]'.")
         self._pool = WorkerPool(_Worker, workers or os.cpu_count() or 1)
 
     def compare(self, pairs: Sequence[tuple[str, str]], deadline: float, batch_deadline: float) -> list[Verdict | None]:

@@ -11,6 +11,7 @@ import os
 import platform
 import resource
 import struct
+import sys
 from dataclasses import dataclass
 
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 24, 36, 38
@@ -52,13 +53,16 @@ def limit_resources(limits: Limits, already_running: int = 0) -> None:
     The kernel counts all processes of a user; ``already_running`` are those that are not the program's.
     """
     values = {
-        resource.RLIMIT_AS: limits.memory_bytes,
         resource.RLIMIT_CPU: limits.cpu_seconds,
         resource.RLIMIT_FSIZE: limits.file_bytes,
         resource.RLIMIT_NOFILE: limits.open_files,
-        resource.RLIMIT_NPROC: limits.processes + already_running,
         resource.RLIMIT_CORE: 0,
     }
+    if sys.platform == "linux":  # macOS refuses the first, and what counts towards the second is not known there
+        values |= {
+            resource.RLIMIT_AS: limits.memory_bytes,
+            resource.RLIMIT_NPROC: limits.processes + already_running,
+        }
     for name, value in values.items():
         hard = resource.getrlimit(name)[1]
         allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)

@@ -64,13 +64,18 @@ class SandboxWorker:
         )
         other_end.close()
         self._control.settimeout(_START_SECONDS)
-        if self._control.recv(16) != b"ready":
+        try:
+            ready = self._control.recv(16) == b"ready"
+        except TimeoutError:
+            self._process.kill()
+            ready = False
+        if not ready:
             self._process.wait()
             assert self._process.stderr
             last_line = self._process.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
             self._process.stderr.close()
             self._control.close()
-            raise OSError(last_line)
+            raise OSError(last_line or "the sandbox's process did not start")
 
     def run(self, mode: str, limits: Limits, seconds: float, files: list[BinaryIO]) -> Execution:
         """Run one program for at most ``seconds`` of wall time.

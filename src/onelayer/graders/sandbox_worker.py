@@ -10,7 +10,6 @@ program may have. A request is JSON with ``mode`` ("script" or "judge"), ``secon
 "seconds"}``: the exit codes of the program and of the process that was waited for, negative for a signal.
 """
 
-import contextlib
 import gc
 import importlib
 import json
@@ -22,11 +21,17 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from onelayer.graders import filters, namespaces, protection, sandbox_judge, sandbox_program
+from onelayer.graders.processes import (
+    join_process_group,
+    leave_process_group,
+    processes_of_this_user,
+    sweep,
+    works,
+)
 from onelayer.graders.protection import DIRECTORY_BYTES, Limits
 
 PRELOADED = """
@@ -57,33 +62,12 @@ class Confinement:
     process_allowance: int
 
 
-def works(attempt: Callable[[], object]) -> bool:
-    """Whether ``attempt`` succeeds in a process of its own."""
-    child = os.fork()
-    if child == 0:
-        try:
-            attempt()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(child, 0)[1] == 0
-
-
 def interpreter_paths() -> tuple[str, ...]:
     """The directories that the interpreter and its libraries are read from."""
     own = [str(Path(sys.base_prefix) / "lib"), str(Path(os.__file__).parent)]
     return tuple(
         dict.fromkeys(path for path in ("/usr/lib", "/usr/lib64", "/lib", "/lib64", *own) if Path(path).exists())
     )
-
-
-def processes_of_this_user() -> int:
-    """Threads that run under this user id anywhere on the machine: where no other user is at hand they count too."""
-    count = 0
-    for process in Path("/proc").glob("[0-9]*/task"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            count += len(list(process.iterdir())) if process.stat().st_uid == os.getuid() else 0
-    return count
 
 
 def prepare(in_namespaces: bool, user: int) -> Confinement:
@@ -146,21 +130,6 @@ def read_and_close(descriptor: int) -> bytes:
     """All of an open file, which is closed."""
     with open(descriptor, "rb") as file:
         return file.read()
-
-
-def descendants_of(process: int) -> list[int]:
-    """All processes below ``process``, by their parents' ids."""
-    parents: dict[int, int] = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            fields = status.read_text().rpartition(")")
-            parents[int(status.parent.name)] = int(fields[2].split()[1])
-    below: list[int] = []
-    layer = {process}
-    while layer:
-        layer = {child for child, parent in parents.items() if parent in layer}
-        below += layer
-    return below
 
 
 class Worker:
@@ -270,45 +239,6 @@ class Worker:
                 return
 
 
-def sweep(groups: set[int]) -> None:
-    """Where there is no process namespace: kill what programs left behind, wherever it moved to."""
-    for group in groups:
-        with contextlib.suppress(ProcessLookupError):  # nothing is left of it
-            os.killpg(group, signal.SIGKILL)
-    while below := descendants_of(os.getpid()):
-        for process in below:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-
-
-def join_process_group(limit: int) -> Path | None:
-    """A control group that holds at most ``limit`` processes, with this one in it; None where none can be made."""
-    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    places = [f"/sys/fs/cgroup/pids{path}" for _, kinds, path in lines if kinds == "pids"]
-    places += [f"/sys/fs/cgroup{path}" for number, _, path in lines if number == "0"]
-    for place in places:
-        group = Path(place) / f"onelayer-{os.getpid()}"
-        try:
-            group.mkdir()
-            (group / "pids.max").write_text(str(limit))
-            (group / "cgroup.procs").write_text(str(os.getpid()))
-        except OSError:  # not writable here, or without the pids controller
-            with contextlib.suppress(OSError):
-                group.rmdir()
-            continue
-        return group
-    return None
-
-
-def leave_process_group(group: Path) -> None:
-    """Go back to the group above and remove this one."""
-    (group.parent / "cgroup.procs").write_text(str(os.getpid()))
-    group.rmdir()
-
-
 def enter_namespaces() -> None:
     """New process, network and other namespaces: with root's rights, else inside a user namespace."""
     flags = namespaces.CLONE_NEWNET | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWUTS | namespaces.CLONE_NEWPID
@@ -324,7 +254,7 @@ def main(mode: str, control_descriptor: int, processes: int) -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     user = FIRST_USER + 2 * os.getpid()
-    group = join_process_group(processes + _OWN_PROCESSES) if os.geteuid() == 0 else None
+    group = join_process_group(processes + _OWN_PROCESSES)
     if mode == "namespaces":
         enter_namespaces()
         child = os.fork()
