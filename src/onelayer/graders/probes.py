@@ -5,6 +5,7 @@ import socket
 import tempfile
 import time
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from onelayer.graders.protection import DIRECTORY_BYTES
 from onelayer.graders.sandbox import Sandbox, SandboxWorker
@@ -49,15 +50,15 @@ for _ in range(4):
 time.sleep(0.1)
 """
 _DEADLINE = 0.3
-_probed: dict[int, dict[str, bool]] = {}
+_probed: WeakKeyDictionary[Sandbox, dict[str, bool]] = WeakKeyDictionary()
 
 
 def probe(sandbox: Sandbox) -> dict[str, bool]:
     """Attack the sandbox once in each way; which protections held. Later calls return the same."""
-    if id(sandbox) not in _probed:
+    if sandbox not in _probed:
         lost = dict.fromkeys([*_ATTACKS, "deadline", "left-over processes"], False)
-        _probed[id(sandbox)] = sandbox.pool.map(lambda worker, _: _attack(sandbox, worker), [None], lost)[0]
-    return _probed[id(sandbox)]
+        _probed[sandbox] = sandbox.pool.map(lambda worker, _: _attack(sandbox, worker), [None], lost)[0]
+    return _probed[sandbox]
 
 
 def _attack(sandbox: Sandbox, worker: SandboxWorker) -> dict[str, bool]:
