@@ -29,7 +29,8 @@ from onelayer.graders.code_tests import (
 )
 from onelayer.graders.grade import Grade, count_reasons
 from onelayer.graders.grade_file import grade_file
-from onelayer.graders.probes import probe, statement
+from onelayer.graders.probes import attacks, bait, probe, statement
+from onelayer.graders.protection import Limits
 from onelayer.graders.sandbox import Sandbox
 from onelayer.graders.sandbox_judge import free_names, same
 from onelayer.graders.wire import decode, encode
@@ -290,7 +291,17 @@ def test_protections_are_probed_and_stated(sandbox: Sandbox) -> None:
         require_protections(protections)
 
 
-def test_a_probe_can_fail(sandbox: Sandbox) -> None:
+def test_the_attacks_succeed_where_nothing_protects(tmp_path: Path) -> None:
+    limits = Limits(memory_bytes=1 << 20, file_bytes=1 << 20, open_files=8)
+    with bait() as (folder, port):
+        programs = attacks(limits, folder, port)
+        # Whether an ordinary process may do these two depends on the system, and the last leaves processes behind.
+        for name in programs.keys() - {"privileges", "looking into processes", "processes"}:
+            command = [sys.executable, "-c", programs[name]]
+            assert subprocess.run(command, cwd=tmp_path, timeout=30).returncode == 0, name
+
+
+def test_what_is_not_protected_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"an attack on it succeeded \(network\)"):
         require_protections({"reading files": True, "network": False})
 

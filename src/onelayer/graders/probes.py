@@ -2,12 +2,15 @@
 
 import os
 import socket
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from onelayer.graders.protection import DIRECTORY_BYTES
+from onelayer.graders.protection import DIRECTORY_BYTES, Limits
 from onelayer.graders.sandbox import Sandbox, SandboxWorker
 
 _ATTACKS = {
@@ -16,7 +19,7 @@ _ATTACKS = {
     "network": "import socket; socket.create_connection(('127.0.0.1', {port}), timeout=1)",
     "local sockets": "import socket; socket.socket(socket.AF_UNIX).connect({folder!r} + '/socket')",
     "signals": "import os; os.kill({process}, 0)",
-    "looking into processes": "print(open('/proc/{process}/cmdline').read(), open('/proc/self/environ').read())",
+    "looking into processes": "print(open('/proc/{process}/cmdline').read())",
     "running other programs": "import os; assert os.spawnv(os.P_WAIT, {python!r}, ['python', '-S', '-c', '']) == 0",
     "privileges": "import os, ctypes; ctypes.CDLL(None).unshare(0x10000000) and os.chroot('.')",
     "memory": "bytearray({memory} + 1)",
@@ -61,32 +64,50 @@ def probe(sandbox: Sandbox) -> dict[str, bool]:
     return _probed[sandbox]
 
 
-def _attack(sandbox: Sandbox, worker: SandboxWorker) -> dict[str, bool]:
-    limits = sandbox.limits
-    held: dict[str, bool] = {}
-    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
-        Path(folder).chmod(0o777)  # nothing but the sandbox is in the way
-        canary = Path(folder) / "canary"
-        canary.write_text("canary")
-        listener = socket.socket(socket.AF_UNIX)
+def attacks(limits: Limits, folder: Path, port: int) -> dict[str, str]:
+    """The programs, by what they attack.
+
+    Args:
+        limits: the limits that they try to pass.
+        folder: a folder, open to everyone, with a file ``canary`` and a listening socket ``socket``.
+        port: a listening port on this machine.
+    """
+    targets = {
+        "canary": str(folder / "canary"),
+        "folder": str(folder),
+        "port": port,
+        "process": os.getpid(),
+        "python": sys.executable,
+        "memory": limits.memory_bytes,
+        "file_bytes": limits.file_bytes,
+        "files": DIRECTORY_BYTES // limits.file_bytes + 1,
+        "open_files": limits.open_files,
+        "processes": limits.processes,
+    }
+    return {name: attack.format(**targets) for name, attack in _ATTACKS.items()}
+
+
+@contextmanager
+def bait() -> Iterator[tuple[Path, int]]:
+    """A folder and a port for :func:`attacks`; nothing but the sandbox is in the way to them."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket(socket.AF_UNIX) as listener,
+    ):
+        folder = Path(name)
+        folder.chmod(0o777)
+        (folder / "canary").write_text("canary")
         listener.bind(f"{folder}/socket")
         listener.listen()
-        Path(f"{folder}/socket").chmod(0o777)
-        targets = {
-            "canary": str(canary),
-            "folder": folder,
-            "port": server.getsockname()[1],
-            "process": os.getpid(),
-            "python": os.path.realpath("/proc/self/exe"),
-            "memory": limits.memory_bytes,
-            "file_bytes": limits.file_bytes,
-            "files": DIRECTORY_BYTES // limits.file_bytes + 1,
-            "open_files": limits.open_files,
-            "processes": limits.processes,
-        }
-        for name, attack in _ATTACKS.items():
-            held[name] = sandbox.run_script(worker, attack.format(**targets), "", 10.0).status != 0
-        listener.close()
+        (folder / "socket").chmod(0o777)
+        yield folder, server.getsockname()[1]
+
+
+def _attack(sandbox: Sandbox, worker: SandboxWorker) -> dict[str, bool]:
+    with bait() as (folder, port):
+        programs = attacks(sandbox.limits, folder, port)
+        held = {name: sandbox.run_script(worker, program, "", 10.0).status != 0 for name, program in programs.items()}
     started = time.monotonic()
     held["deadline"] = sandbox.run_script(worker, _DEADLINE_ATTACK, "", _DEADLINE).timed_out
     held["deadline"] &= time.monotonic() - started < _DEADLINE + 1
