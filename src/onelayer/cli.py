@@ -1,5 +1,6 @@
 """The commands: parse, call, print."""
 
+import dataclasses
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -67,12 +68,15 @@ def plan(plan: str, config_file: str | None, preset: str | None, **flags: Any) -
     """
     from onelayer.plan_table import plan_table
     from onelayer.setup import load_model
-    from onelayer.specs import spec_of
+    from onelayer.specs import choice_notes, spec_of
 
     flags["layers"] = plan
     config = build_config(TrainConfig, flags, config_file, preset, default_task="arithmetic")
     base = load_model(config)
-    Console().print(plan_table(base, spec_of(base, config.layers, config.seed), config.learning_rate))
+    console = Console()
+    console.print(plan_table(base, spec_of(base, config.layers, config.seed), config.learning_rate))
+    for note in choice_notes(config.layers):
+        console.print(note, style="dim")
 
 
 @cli.command(context_settings=SETTINGS)
@@ -119,6 +123,95 @@ def report(folders: tuple[str, ...], output: str | None) -> None:
     if len(folders) > 1:
         files = write_report([Path(folder) for folder in folders], Path(output) if output else None)
         console.print(f"report on all: {files.html}", soft_wrap=True)
+
+
+@cli.command(context_settings=SETTINGS)
+@click.argument("scores", metavar="SCORES.csv")
+@click.option("--output", required=True, metavar="DIR", help="new folder for profile.json and report.html")
+@click.option("--num-layers", type=int, default=None, help="layers of the model [default: highest in the file + 1]")
+@click.option("--score-sd", type=float, default=None, help="standard deviation of an average, for files of averages")
+@click.option("--score-range", nargs=2, type=float, default=None, metavar="LOW HIGH", help="possible scores")
+@click.option("--model", default="measured elsewhere", help="the model's name, for the report")
+@click.option("--task", default=None, help="the task's name, for the report [default: the file's]")
+def contribution(scores: str, output: str, **options: Any) -> None:
+    """Judge scores that were measured elsewhere.
+
+    SCORES.csv is wide (setting,layer,<benchmark>,...: one row for Base, Full and each layer) or long
+    (setting,layer,seed,problem,sample,score).
+
+    Example: onelayer contribution scores.csv --score-sd 0.4 --output runs/published
+    """
+    from onelayer.elsewhere import judge_csv
+    from onelayer.report import terminal
+
+    console = Console()
+    profile, files = judge_csv(Path(scores), Path(output), **options)
+    console.print(terminal.render(profile))
+    console.print(f"\nresults: {output}\nreport:  {files.html}", soft_wrap=True, highlight=False)
+
+
+@cli.command(context_settings=SETTINGS)
+@click.argument("folders", nargs=-1, required=True, metavar="DIR DIR...")
+@click.option("--output", required=True, metavar="DIR", help="folder for the report on all")
+@click.option("--across-tasks", is_flag=True, help="compare profiles of different tasks")
+@click.option("--seed", type=int, default=0, help="of permutations and resamples")
+def compare(folders: tuple[str, ...], output: str, across_tasks: bool, seed: int) -> None:
+    """Compare profiles: rank correlations, overlap of the best layers, stability under other problems.
+
+    Example: onelayer compare runs/a runs/b --output runs/a-and-b
+    """
+    from onelayer.elsewhere import compare_profiles
+    from onelayer.tables import comparison_tables
+
+    console = Console()
+    result, files = compare_profiles([Path(f) for f in folders], Path(output), across_tasks=across_tasks, seed=seed)
+    console.print(comparison_tables(result))
+    console.print(f"\nreport: {files.html}", soft_wrap=True, highlight=False)
+
+
+@cli.command(context_settings=SETTINGS)
+@click.argument("folder", metavar="DIR")
+@click.option("--layers", default="best:3", metavar="PLAN", help="which layers' deltas [default: best:3]")
+def stitch(folder: str, layers: str) -> None:
+    """Put the deltas of single-layer arms into one model, without training, and score it.
+
+    Example: onelayer stitch runs/a --layers best:3
+    """
+    from onelayer.combine import FinishedScan
+    from onelayer.combine import stitch as stitch_deltas
+    from onelayer.judge import judge_scan
+
+    name, result = stitch_deltas(FinishedScan.open(Path(folder)), layers)
+    _, files = judge_scan(Path(folder))
+    low, high = result.excess_ci or (None, None)
+    interval = "" if low is None else f" (95 % interval {low:+.4f} to {high:+.4f})"
+    click.echo(
+        f"{name}: gain {result.combined_difference:+.4f} over the base; the single layers' gains add up to "
+        f"{result.sum_of_differences:+.4f}; difference {result.excess:+.4f}{interval}"
+    )
+    click.echo(f"delta:  {Path(folder) / 'arms' / name / 'delta.safetensors'}\nreport: {files.html}")
+
+
+@cli.command(context_settings=SETTINGS)
+@click.argument("folder", metavar="DIR")
+@click.option("--k", default=7, help="how many of the best layers vote [default: 7]")
+@click.option("--temperature", default=1.0, help="of every answer [default: 1.0]")
+def vote(folder: str, k: int, temperature: float) -> None:
+    """Let the best single-layer arms vote, against as many samples from full training.
+
+    Example: onelayer vote runs/a --k 5
+    """
+    from onelayer.combine import FinishedScan
+    from onelayer.combine import vote as hold_vote
+    from onelayer.files import write_json
+    from onelayer.tables import vote_tables
+
+    result = hold_vote(FinishedScan.open(Path(folder)), k, temperature)
+    path = Path(folder) / "vote.json"
+    write_json(path, dataclasses.asdict(result))
+    console = Console()
+    console.print(vote_tables(result))
+    console.print(f"\nresults: {path}", soft_wrap=True, highlight=False)
 
 
 def _output(config: TrainConfig, command: str) -> Path:

@@ -44,7 +44,7 @@ def judge_scan(folder: Path) -> tuple[Profile, ReportFiles]:
         for name, seeds in records.items()
         if seeds[0]["kind"] not in UNJUDGED
     }
-    pairs = [name for name in measured.others if records[name][0]["kind"] == "pair"]
+    pairs = [name for name in measured.others if records[name][0]["kind"] in ("pair", "stitched")]
     additive = [
         additivity(measured.scores, name, [measured.layers[layer] for layer in _layers(plans[name], num_layers)])
         for name in pairs

@@ -71,6 +71,11 @@ class ArithmeticTask:
         }[split]
         return [Problem(100 * a + b, prompt_text(a, b), {"answer": str(a + b)}) for a, b in pairs[start:stop]]
 
+    @staticmethod
+    def parse_answer(text: str) -> str | None:
+        """Return the final answer of a completion, for votes."""
+        return final_answer(text)
+
     def reward(
         self, prompts: list[Prompt], completions: list[Any], *, answer: list[str], **columns: Any
     ) -> list[float | None]:

@@ -1,0 +1,166 @@
+"""What the single-layer arms of a finished scan are worth together: one model of their deltas, or a majority vote."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from onelayer.arm import as_weights, load_delta
+from onelayer.config import ScanConfig, build, read_yaml
+from onelayer.contribution import Additivity, additivity
+from onelayer.errors import UserError
+from onelayer.files import atomic_path
+from onelayer.folder import RunFolder
+from onelayer.model import BaseModel
+from onelayer.profile import Profile
+from onelayer.prompts import EncodedSplit
+from onelayer.rollout import cut_texts, evaluate, score
+from onelayer.sample import Completions, Key, Row, Sampling, sample_policies
+from onelayer.scan import scanned_layers
+from onelayer.scores import read_scan, write_scores
+from onelayer.setup import load_model, load_splits, load_task
+from onelayer.tasks.base import Split, Task
+from onelayer.vote import Answer, Answers, Vote, judge_vote
+
+
+@dataclass
+class FinishedScan:
+    """A scan folder opened again with its model and problems, to do more with its deltas."""
+
+    folder: RunFolder
+    config: ScanConfig
+    profile: Profile
+    base: BaseModel
+    task: Task
+    data: dict[Split, EncodedSplit]
+
+    @classmethod
+    def open(cls, path: Path) -> "FinishedScan":
+        """Load everything that the scan worked with.
+
+        Raises:
+            UserError: no finished scan there, or its model or data have changed since.
+        """
+        profile = Profile.load(path)
+        try:
+            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise UserError(
+                f"{path} is not the folder of a scan: its manifest.json cannot be read ({error})"
+            ) from error
+        config = build(ScanConfig, [(f"{path}/config.yaml", read_yaml(path / "config.yaml"))])
+        base = load_model(config)
+        data = load_splits(base, task := load_task(config), config)
+        if base.hash != manifest["base_hash"] or {s: d.hash for s, d in data.items()} != manifest["data"]:
+            raise UserError(f"the model or the data of {path} are no longer those that it was made with")
+        return cls(RunFolder(path, manifest), config, profile, base, task, data)
+
+    def delta(self, name: str) -> dict[str, Tensor]:
+        """The delta of an arm."""
+        return load_delta(self.folder.arm(name) / "delta.safetensors", self.base)
+
+    def chosen(self, plan: str) -> list[int]:
+        """Layers of a plan such as ``best:3``, which here means the best of this scan.
+
+        Raises:
+            UserError: a plan that is not understood, or a layer that the scan has not trained.
+        """
+        if match := re.fullmatch(r"(best|worst):(\d+)", plan):
+            choose = self.profile.best if match[1] == "best" else self.profile.worst
+            return list(choose(int(match[2])).layers)
+        layers = scanned_layers(plan, self.base.num_layers)
+        trained = {row.layer for row in self.profile.layers}
+        if missing := [layer for layer in layers if layer not in trained]:
+            raise UserError(f"layer {missing[0]} was not trained in this scan; it has {sorted(trained)}")
+        return layers
+
+
+def stitch(scan: FinishedScan, plan: str) -> tuple[str, Additivity]:
+    """Put the deltas of several single-layer arms into one model, without any training, and score it.
+
+    Single-layer deltas touch different tensors, so their union is a model. It becomes a further arm of the scan.
+
+    Returns:
+        The new arm's name, and its gain against the sum of the single arms' gains, both of the first training seed.
+
+    Raises:
+        UserError: fewer than two layers.
+    """
+    layers = sorted(scan.chosen(plan))
+    if len(layers) < 2:
+        raise UserError(f"layers '{plan}' are {len(layers)}; it takes at least two to stitch")
+    arms = [f"layer-{layer:02d}" for layer in layers]
+    name = "stitched-" + "-".join(f"{layer:02d}" for layer in layers)
+    delta = {tensor: value for arm in arms for tensor, value in scan.delta(arm).items()}
+    test, selection = (
+        evaluate(scan.base, scan.task, scan.data[split], [as_weights(delta, scan.base)], scan.config)[0]
+        for split in ("test", "selection")
+    )
+    target = scan.folder.arm(name)
+    header = {"base_model": scan.base.name, "revision": scan.base.revision, "base_hash": scan.base.hash, "plan": name}
+    with atomic_path(target / "delta.safetensors") as temporary:
+        save_file(delta, temporary, metadata={"onelayer": json.dumps(header)})
+    with atomic_path(target / "scores.parquet") as temporary:
+        write_scores(temporary, test)
+    record = {
+        "arm": name,
+        "kind": "stitched",
+        "plan": ",".join(map(str, layers)),
+        "layer": None,
+        "seed": scan.config.seed,
+        "trained_parameters": sum(tensor.numel() for tensor in delta.values()),
+        "seconds": 0.0,
+        "stopped": None,
+        "selection_score": selection.score,
+        "score": test.score,
+    }
+    scan.folder.write_arm(name, record, scan.base)
+    measured = read_scan(scan.folder.path)
+    return name, additivity(measured.scores, name, arms)
+
+
+def vote(scan: FinishedScan, k: int, temperature: float) -> Vote:
+    """Let the k best single-layer arms vote on the test problems, and judge it against self-consistency of full.
+
+    Every answer is sampled at ``temperature``: one per voter, k from full. The voters are the best on the selection
+    problems, the best first.
+
+    Raises:
+        UserError: a task whose answers cannot be compared, or fewer than two layers.
+    """
+    parse: Callable[[str], Answer] | None = getattr(scan.task, "parse_answer", None)
+    if parse is None:
+        raise UserError(f"task '{scan.task.name}' has no answers that could be compared, so nothing can be voted on")
+    voters = [f"layer-{layer:02d}" for layer in scan.profile.best(k).layers]
+    data = scan.data["test"]
+    sampling = Sampling(scan.config.max_completion_length, temperature)
+    key = Key(scan.config.eval_seed, "vote", 0)
+
+    def ask(tensors: Mapping[str, Tensor], first: int, count: int) -> Answers:
+        """``count`` answers to every problem, with sample numbers from ``first``: voters must not share draws."""
+        rows = [
+            Row(tokens, problem.id, first + sample)
+            for problem, tokens in zip(data.problems, data.tokens, strict=True)
+            for sample in range(count)
+        ]
+        completions = sample_policies(
+            scan.base, [tensors], [rows], [key], sampling, width=data.width, max_rows=scan.config.max_rows
+        )[0]
+        return _answers(scan, completions, count, parse)
+
+    def weights(name: str) -> dict[str, Tensor]:
+        return as_weights(scan.delta(name), scan.base)
+
+    ballots = {name: ask(weights(name), number, 1) for number, name in enumerate(voters)}
+    return judge_vote(ballots, ask({}, 0, 1), ask(weights("full"), 0, k), [scan.task.name] * len(data.problems))
+
+
+def _answers(scan: FinishedScan, completions: Completions, count: int, parse: Callable[[str], Answer]) -> Answers:
+    problems = [problem for problem in scan.data["test"].problems for _ in range(count)]
+    rewards = score(scan.base, scan.task, problems, completions).numpy().reshape(-1, count)
+    parsed = [parse(text) for text in cut_texts(scan.base, problems, completions)]
+    return Answers([parsed[start : start + count] for start in range(0, len(parsed), count)], rewards)

@@ -1,0 +1,89 @@
+"""Judging what was measured elsewhere, and several profiles together: no model, no training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from onelayer.compare import Comparison, Curve, compare
+from onelayer.contribution import analyse
+from onelayer.errors import UserError
+from onelayer.files import write_json
+from onelayer.profile import Profile, build_profile
+from onelayer.recommend import recommend
+from onelayer.report.html import ReportFiles, write_report
+from onelayer.score_csv import read_csv
+from onelayer.scores import read_scan
+from onelayer.setup import versions
+
+
+def judge_csv(
+    path: Path,
+    output: Path,
+    *,
+    num_layers: int | None = None,
+    score_sd: float | None = None,
+    score_range: tuple[float, float] | None = None,
+    model: str = "measured elsewhere",
+    task: str | None = None,
+) -> tuple[Profile, ReportFiles]:
+    """Judge the scores of a CSV file and write profile and report to a new folder.
+
+    Args:
+        path: a wide or long CSV file (see ``score_csv``).
+        output: a folder that does not exist yet or is empty.
+        num_layers: of the model; by default one more than the highest layer in the file.
+        score_sd: standard deviation of an average, in the file's unit, for files of averages.
+        score_range: lowest and highest possible score; None guesses 0 to 1 or 0 to 100.
+        model: the model's name, for the report.
+        task: the task's name; by default the file's.
+
+    Raises:
+        UserError: whatever is wrong with the file, or an output folder that is in use.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"output '{output}' already exists and is not an empty folder; give another one")
+    measured = read_csv(path, score_sd=score_sd, score_range=score_range)
+    highest = max(measured.layers)
+    if num_layers is not None and num_layers <= highest:
+        raise UserError(
+            f"option num_layers = {num_layers}: the file has a layer {highest}, so it is at least {highest + 1}"
+        )
+    contribution = analyse(
+        measured.scores, measured.layers, num_layers=num_layers or highest + 1, others=measured.others
+    )
+    profile = build_profile(
+        contribution,
+        measured,
+        model=model,
+        task=task or path.stem,
+        algorithm="measured elsewhere",
+        versions={"onelayer": versions()["onelayer"]},
+        recommended=recommend(measured.scores, contribution),
+        partial=len(measured.layers) < contribution.num_layers,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "profile.json", profile.model_dump())
+    return profile, write_report([output])
+
+
+def compare_profiles(
+    folders: Sequence[Path], output: Path, *, across_tasks: bool, seed: int
+) -> tuple[Comparison, ReportFiles]:
+    """Compare the profiles of several folders; where they are scans, problems are resampled too.
+
+    Raises:
+        UserError: fewer than two folders, one without a profile, a refused profile, or different tasks.
+    """
+    if len(folders) < 2:
+        raise UserError("a comparison takes at least two folders, each with a profile.json")
+    curves = []
+    for name, folder in zip(_names(folders), folders, strict=True):
+        measured = read_scan(folder) if (folder / "arms").is_dir() else None
+        curves.append(Curve.from_profile(name, Profile.load(folder), measured))
+    comparison = compare(curves, across_tasks=across_tasks, seed=seed)
+    return comparison, write_report(folders, output, comparison)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Short names: the folders' own, or their paths where these repeat."""
+    own = [folder.resolve().name for folder in folders]
+    return own if len(set(own)) == len(own) else [str(folder) for folder in folders]
