@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from onelayer.arm import Arm, FrozenCheck
 from onelayer.config import TrainConfig
 from onelayer.errors import RunStopped
@@ -82,7 +80,7 @@ def train_step(training: Training, arms: Sequence[Arm], step: int) -> list[Recor
     if step + 1 in training.rungs or (config.eval_steps and (step + 1) % config.eval_steps == 0):
         scores = evaluate(training.base, training.task, training.selection, [arm.weights for arm in active], config)
         for record, arm_scores in zip(records, scores, strict=True):
-            record["eval/score"] = float(np.mean(arm_scores.reward))
+            record["eval/score"] = arm_scores.score
     return records
 
 

@@ -161,7 +161,7 @@ def answer(
 
     All policies draw with the same keys. The answers to a benchmark do not depend on what else is in the split.
     """
-    own = Scoring(task.name, config.eval_num_samples, config.eval_temperature)
+    own = Scoring(task.name, config.eval_num_samples or 1, config.eval_temperature or 0.0)
     groups: dict[Scoring, list[tuple[Problem, list[int]]]] = {}
     for problem, tokens in zip(data.problems, data.tokens, strict=True):
         groups.setdefault(problem.scoring or own, []).append((problem, tokens))

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from onelayer.arm import Arm
@@ -152,7 +151,7 @@ class Run:
             "trained_parameters": arm.num_parameters,
             "seconds": seconds,
             "stopped": arm.stopped,
-            "selection_score": float(np.mean(selection.reward)),
+            "selection_score": selection.score,
             "change_norms": arm.change_norms(self.base),
         }
         self._write(arm.name, test, record)
@@ -167,16 +166,15 @@ class Run:
         """Score the base, once for a folder."""
         if not self.folder.finished("base"):
             test, selection = (self._evaluate(split, {}) for split in ("test", "selection"))
-            self._write(
-                "base", test, {"arm": "base", "kind": "base", "selection_score": float(np.mean(selection.reward))}
-            )
-        self.scores["base"] = float(np.mean(read_scores(self.folder.arm("base") / "scores.parquet").reward))
-        count, samples = len(self.data["test"].problems), self.config.eval_num_samples
+            self._write("base", test, {"arm": "base", "kind": "base", "selection_score": selection.score})
+        scored = read_scores(self.folder.arm("base") / "scores.parquet")
+        self.scores["base"] = scored.score
+        problems, completions = len(self.data["test"].problems), len(scored.reward)
         left_out = sum(split.too_long for split in self.data.values())
         note = f" ({left_out} prompts over {self.config.max_prompt_length} tokens left out)" if left_out else ""
         self.progress.say(
-            f"[bold]base[/]  score {self.scores['base']:.4f} on {count} test problems x {samples} "
-            f"sample{'s' * (samples > 1)}{note}"
+            f"[bold]base[/]  score {self.scores['base']:.4f} on {completions} completions of {problems} "
+            f"test problems{note}"
         )
 
     def _evaluate(self, split: Split, tensors: Mapping[str, Any]) -> ArmScores:
@@ -185,7 +183,7 @@ class Run:
     def _write(self, name: str, test: ArmScores, record: Mapping[str, Any]) -> None:
         with atomic_path(self.folder.arm(name) / "scores.parquet") as temporary:
             write_scores(temporary, test)
-        self.scores[name] = float(np.mean(test.reward))
+        self.scores[name] = test.score
         self.folder.write_arm(name, {**record, "score": self.scores[name]}, self.base)
 
 

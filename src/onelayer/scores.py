@@ -60,6 +60,14 @@ class ArmScores:
         return dict(zip(keys, grouped["reward_mean"].to_pylist(), strict=True))
 
     @property
+    def score(self) -> float:
+        """S: the mean over benchmarks of their average score over problems."""
+        benchmarks: dict[str, list[float]] = {}
+        for (benchmark, _), mean in self.problem_means().items():
+            benchmarks.setdefault(benchmark, []).append(mean)
+        return float(np.mean([np.mean(means) for means in benchmarks.values()]))
+
+    @property
     def truncation_rate(self) -> float:
         """The share of completions that the token limit cut off."""
         return float(np.mean(self.truncated))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from onelayer.config import ModelConfig, TaskConfig, TrainConfig
+from onelayer.config import ModelConfig, TrainConfig
 from onelayer.errors import UserError
 from onelayer.folder import NO_EFFECT_ON_ARMS
 from onelayer.model import BaseModel, load_base
@@ -16,17 +16,19 @@ from onelayer.prompts import EncodedSplit, encode_split
 from onelayer.sample import MIN_ROWS
 from onelayer.tasks import get_task
 from onelayer.tasks.base import Split, Task
+from onelayer.tasks.benchmarks import is_training_set
 from onelayer.tasks.dataset import DatasetTask, load_reward, load_rows
+from onelayer.tasks.training import load_training_task
 
 TINY_MODEL = 20_000_000
 """Under this many parameters a second CPU thread costs more than it gives."""
 SPLITS: tuple[Split, ...] = ("train", "selection", "test")
 
 
-def load_task(config: TaskConfig) -> Task:
-    """The bundled task, or the user's own problems and reward."""
+def load_task(config: TrainConfig) -> Task:
+    """The bundled task, the task of a training set, or the user's own problems and reward."""
     if config.task is not None:
-        return get_task(config.task)
+        return load_training_task(config) if is_training_set(config.task) else get_task(config.task)
     assert config.dataset is not None and config.reward is not None
     reward = load_reward(config.reward)
     rows = load_rows(config.dataset)

@@ -23,5 +23,7 @@ def get_task(name: str) -> Task:
         UserError: there is none.
     """
     if name not in TASKS:
-        raise UserError(f"there is no task '{name}'{did_you_mean(name, sorted(TASKS))}")
+        from onelayer.tasks.benchmarks import names
+
+        raise UserError(f"there is no task '{name}'{did_you_mean(name, [*sorted(TASKS), *names('training')])}")
     return TASKS[name]()

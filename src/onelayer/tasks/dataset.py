@@ -9,6 +9,7 @@ from typing import Any
 
 from onelayer.errors import UserError
 from onelayer.tasks.base import Problem, Prompt, Reward, Split
+from onelayer.tasks.sources import is_file_name, read_file, read_hub
 
 
 class DatasetTask:
@@ -72,60 +73,14 @@ def _digest(prompt: Prompt) -> str:
 
 
 def load_rows(name: str) -> list[dict[str, Any]]:
-    """Rows of a .jsonl or .parquet file, or of the train split of a data set on the hub.
+    """Rows of a local file (see :mod:`~onelayer.tasks.sources`), or of the train split of a data set on the hub.
 
     Raises:
         UserError: the file is missing or damaged, the hub has no such data set, or ``datasets`` is not installed.
     """
-    path = Path(name).expanduser()
-    if path.suffix in (".jsonl", ".json", ".parquet") or path.exists():
-        if not path.is_file():
-            raise UserError(f"data set '{name}' is not there; give a .jsonl or .parquet file, or a hub name")
-        return _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError(f"data set '{name}' is read from the hub, which needs: pip install 'onelayer[hub]'") from error
-    try:
-        return [dict(row) for row in datasets.load_dataset(name, split="train")]
-    except Exception as error:  # whatever the hub's client raises: network, authorisation, a missing name, a bad script
-        raise UserError(
-            f"data set '{name}' cannot be loaded from the hub: {' '.join(str(error).split())[:300]}"
-        ) from error
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data set '{path}' cannot be read: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"data set '{path}', line {number}: not JSON ({error.msg})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"data set '{path}', line {number}: not a JSON object")
-        rows.append(row)
-    if not rows:
-        raise UserError(f"data set '{path}' has no rows")
-    return rows
-
-
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"data set '{path}' is no parquet file: {error}") from error
-    if not rows:
-        raise UserError(f"data set '{path}' has no rows")
-    return rows
+    if is_file_name(name):
+        return read_file(Path(name).expanduser())
+    return [dict(row) for row in read_hub(name)]
 
 
 def load_reward(spec: str) -> Reward:

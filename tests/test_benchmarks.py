@@ -1,0 +1,309 @@
+"""Benchmarks and training sets: their files, the rows they make problems of, what is drawn and what is left out."""
+
+import base64
+import json
+import pickle
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onelayer.config import TrainConfig
+from onelayer.errors import UserError
+from onelayer.tasks.base import Scoring
+from onelayer.tasks.benchmarks import Benchmark, get_benchmark, get_training_set, names
+from onelayer.tasks.decontaminate import Overlap, words_of
+from onelayer.tasks.livecodebench import all_tests
+from onelayer.tasks.sources import read_file
+from onelayer.tasks.training import benchmark_problems, load_training_task
+
+DATA = Path(__file__).parents[1].parent / "shared" / "data"
+
+# A row with the columns that the data set of each name has on the hub, and a right answer to it.
+ROWS: dict[str, tuple[dict[str, Any], str]] = {
+    "gsm8k": ({"question": "2 and 3?", "answer": "2 + 3 = 5\n#### 5"}, r"\boxed{5}"),
+    "math500": ({"problem": "1/2?", "answer": r"\frac{1}{2}", "level": 1}, r"so \boxed{0.5}"),
+    "amc": ({"problem": "142?", "answer": 142.0, "url": ""}, r"\boxed{142}"),
+    "aime24": ({"id": 60, "problem": "204?", "solution": "", "answer": "204", "year": "2024"}, r"\boxed{204}"),
+    "aime25": ({"id": "0", "problem": "70?", "answer": "70"}, r"\boxed{70}"),
+    "olympiadbench": ({"question": "Which?", "final_answer": ["$1,2$"], "solution": [""]}, r"\boxed{1,2}"),
+    "minerva": ({"question": "How far?", "answer": "4.5e33"}, r"\boxed{4.5e33}"),
+    "humaneval": (
+        {
+            "task_id": "HumanEval/0",
+            "prompt": 'def inc(x):\n    """Add one."""\n',
+            "entry_point": "inc",
+            "test": "def check(candidate):\n    assert candidate(1) == 2\n",
+        },
+        "    return x + 1\n",
+    ),
+    "mbpp": (
+        {
+            "task_id": 11,
+            "text": "Write a function inc that adds one.",
+            "test_list": ["assert inc(1) == 2"],
+            "test_setup_code": "",
+            "challenge_test_list": [],
+        },
+        "def inc(x):\n    return x + 1\n",
+    ),
+    "livecodebench": (
+        {
+            "question_content": "Double the number.",
+            "starter_code": "",
+            "contest_date": "2024-09-01T00:00:00",
+            "public_test_cases": json.dumps([{"input": "1", "output": "2", "testtype": "stdin"}]),
+            "private_test_cases": base64.b64encode(
+                zlib.compress(pickle.dumps(json.dumps([{"input": "4", "output": "8", "testtype": "stdin"}])))
+            ).decode(),
+            "metadata": "{}",
+        },
+        "```python\nprint(2 * int(input()))\n```",
+    ),
+    "numinamath": ({"source": "olympiads", "problem": "7?", "solution": r"Thus \boxed{7}.", "messages": []}, "#### 7"),
+    "deepscaler": ({"problem": "8?", "answer": "8", "solution": ""}, r"\boxed{8}"),
+    "math": ({"problem": "9?", "answer": "9"}, r"\boxed{9}"),
+    "skywork_or1": (
+        {
+            "prompt": [{"role": "user", "content": "10?"}],
+            "reward_model": {"ground_truth": '["\\\\frac{1}{2}"]', "style": "rule"},
+            "extra_info": {"index": 0, "model_difficulty": {"DeepSeek-R1-Distill-Qwen-7B": 3}},
+        },
+        r"\boxed{\frac{1}{2}}",
+    ),
+    "deepcoder": (
+        {
+            "problem": "Add one.",
+            "starter_code": "def inc(x):",
+            "tests": json.dumps([{"input": "1", "output": "2", "testtype": "functional"}]),
+            "metadata": {"func_name": "inc"},
+        },
+        "def inc(x):\n    return x + 1",
+    ),
+}
+ROWS["humaneval_plus"] = ROWS["humaneval"]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("name", names("benchmark") + names("training"))
+def test_rows_of_every_bundled_set_are_asked_and_graded(name: str) -> None:
+    source = get_benchmark(name) if name in names("benchmark") else get_training_set(name)
+    row, right = ROWS[name]
+    assert all(keep(row) for keep in source.keep)
+    values = source.values(row, "row 0")
+    text, chat = source.render(values, chat=False), source.render(values, chat=True)
+    assert str(values["problem"]).strip() in text
+    assert isinstance(chat, list)
+    assert [message["role"] for message in chat] == ["user"]
+    assert str(values["problem"]).strip() in chat[0]["content"]
+    grades = source.grade([right, "41"], [source.expected(values, "row 0")] * 2)
+    assert [grade.reward for grade in grades] == [1.0, 0.0]
+
+
+def test_the_benchmarks_of_a_training_set_exist() -> None:
+    for name in names("training"):
+        for benchmark in get_training_set(name).benchmarks:
+            assert get_benchmark(benchmark).category == get_training_set(name).category
+
+
+def test_what_a_row_holds_is_never_a_template() -> None:
+    row = {"question": "{{ 7 * 7 }} {% raw %}", "answer": "#### 1"}
+    benchmark = get_benchmark("gsm8k")
+    assert "{{ 7 * 7 }} {% raw %}" in benchmark.render(benchmark.values(row, ""), chat=False)
+
+
+def test_rows_from_every_kind_of_file(tmp_path: Path) -> None:
+    import gzip
+
+    rows = [{"problem": "a", "n": 1}, {"problem": "b", "n": 2}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "a.jsonl").write_text(lines)
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, tmp_path / "a.parquet")
+    for name, writer in (("file.arrow", pa.ipc.new_file), ("stream.arrow", pa.ipc.new_stream)):
+        with writer(tmp_path / name, table.schema) as out:
+            out.write_table(table)
+    for name in ("a.jsonl", "a.json", "a.jsonl.gz", "a.parquet", "file.arrow", "stream.arrow"):
+        assert read_file(tmp_path / name) == rows
+
+
+def test_hidden_tests_cannot_run_code_when_they_are_unpacked() -> None:
+    class Attack:
+        def __reduce__(self) -> Any:
+            return print, ("escaped",)
+
+    packed = base64.b64encode(zlib.compress(pickle.dumps(Attack()))).decode()
+    with pytest.raises(UserError, match=r"row 3: the tests cannot be unpacked \(it asks for builtins.print\)"):
+        all_tests({"public": "[]", "private": packed, "metadata": "{}"}, "row 3")
+
+
+def test_overlap_by_hand() -> None:
+    overlap = Overlap(["What is the sum of 2, 3 and 4?", "Find $x$."], n=4)
+    assert words_of("Find $\\frac{x}{2}$.") == ["find", "frac", "x", "2"]
+    assert "Say: the SUM of (2), please" in overlap  # the sum of 2
+    assert "the sum of 3, 2 and 4" not in overlap
+    assert "find x" in overlap
+    assert "First find x and then y" not in overlap  # a short problem overlaps with its like only
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=12), st.lists(st.sampled_from("abc"), max_size=12), st.integers(1, 4))
+def test_overlap_agrees_with_a_naive_search(one: list[str], other: list[str], n: int) -> None:
+    shared = any(one[i : i + n] == other[j : j + n] for i in range(len(one) - n + 1) for j in range(len(other) - n + 1))
+    expected = shared or (one == other and len(one) < n)
+    assert (" ".join(other) in Overlap([" ".join(one)], n)) == expected
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> Path:
+    """A training set and a benchmark of one's own, with local rows: 60 to train on, 6 of them in the benchmark too."""
+    common = {
+        "category": "Math",
+        "source": {"hub": "nobody/sums"},
+        "columns": {"problem": "q", "answer": "a"},
+        "prompt": "{{ problem }}=",
+        "grader": "math",
+        "answer_rule": "last_number",
+    }
+    easy = {**common, "kind": "benchmark", "description": "sums", "num_samples": 4, "temperature": 0.7, "stop": [","]}
+    (tmp_path / "easy.yaml").write_text(yaml.safe_dump(easy))
+    benchmarks = [str(tmp_path / "easy.yaml"), "gsm8k"]
+    train = {**common, "kind": "training", "description": "sums", "benchmarks": benchmarks, "train_size": 20}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(train))
+    rows = [{"q": f"What is {i} plus {i + 1}", "a": 2 * i + 1} for i in range(60)]
+    write_rows(tmp_path / "easy.jsonl", rows[:6])
+    write_rows(tmp_path / "more.jsonl", [*rows, rows[9], rows[9], {"q": "What is it?", "a": None}])
+    write_rows(tmp_path / "gsm8k.jsonl", [ROWS["gsm8k"][0]])
+    return tmp_path
+
+
+def config_of(folder: Path, **settings: Any) -> TrainConfig:
+    files = ",".join(f"{name}={folder / name}.jsonl" for name in ("more", "easy", "gsm8k"))
+    defaults = {"task": str(folder / "more.yaml"), "data_files": files, "selection_size": 10, "decontaminate": 5}
+    return TrainConfig(**({"model": "none"} | defaults | settings))
+
+
+def test_a_training_set_becomes_a_task(sums: Path) -> None:
+    task = load_training_task(config_of(sums, train_size=None, data_seed=1))
+    train, selection, test = (task.problems(split) for split in ("train", "selection", "test"))
+    assert (len(train), len(selection), len(test)) == (20, 10, 7)
+    assert [problem.id for problem in train] == sorted(problem.id for problem in train)
+    prompts = [{str(problem.prompt) for problem in part} for part in (train, selection, test)]
+    assert len(set().union(*prompts)) == 37
+    assert test[0].scoring == Scoring("easy", 4, 0.7)
+    assert test[0].stop == (",",)
+    assert test[6].scoring == Scoring("gsm8k", 1, 0.0)
+    assert task.draw is not None
+    assert task.draw.rows == 63
+    # Reward goes by the set that a problem is of.
+    problems = [test[0], test[6], train[0]]
+    completions = ["1", r"\boxed{5}", "none"]
+    columns = {name: [problem.columns[name] for problem in problems] for name in ("problem_set", "answer")}
+    assert task.reward([p.prompt for p in problems], completions, **columns) == [1.0, 1.0, 0.0]
+    assert task.parse_answer("so 1,000.") == "1,000"
+    assert task.parse_answer("nothing") is None
+
+
+def test_what_is_left_out_is_counted(sums: Path) -> None:
+    task = load_training_task(config_of(sums, train_size=1000))
+    draw = task.draw
+    assert draw is not None
+    assert (draw.seen, draw.unusable, draw.repeated, draw.overlapping) == (63, 1, 2, 6)
+    assert (draw.selection, draw.train) == (10, 44)
+    assert "6 with 5 words in a row of a benchmark problem" in draw.sentence()
+    everything = load_training_task(config_of(sums, train_size=1000, decontaminate=0)).draw
+    assert everything is not None
+    assert everything.train == 50
+
+
+def test_the_draw_depends_on_its_seed_alone(sums: Path) -> None:
+    def drawn(**settings: Any) -> list[int]:
+        task = load_training_task(config_of(sums, **settings))
+        return [problem.id for split in ("selection", "train") for problem in task.problems(split)]
+
+    assert drawn() == drawn(seed=5, eval_num_samples=2)
+    assert drawn() != drawn(data_seed=1)
+
+
+def test_options_override_what_a_benchmark_says(sums: Path) -> None:
+    task = load_training_task(config_of(sums, eval_num_samples=2, eval_temperature=0.0, chat=True))
+    problem = task.problems("test")[0]
+    assert problem.scoring == Scoring("easy", 2, 0.0)
+    assert problem.prompt == [{"role": "user", "content": "What is 0 plus 1="}]
+    assert problem.stop == ()  # stop texts belong to the plain prompt
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "numina"}, "there is no training set 'numina'; did you mean numinamath?"),
+        ({"task": "gsm8k"}, "'gsm8k' is no training set: its kind is 'benchmark'"),
+        ({"benchmarks": "gsm8"}, "there is no benchmark 'gsm8'; did you mean gsm8k?"),
+        ({"data_files": "more"}, "'more' is not NAME=FILE"),
+        ({"data_files": "amc=a.jsonl"}, "'amc' is not used here; there are more, easy, gsm8k"),
+        ({"selection_size": 60}, "more' has 54 usable rows of 63, too few for 60 selection problems"),
+    ],
+)
+def test_wrong_options_are_one_sentence(sums: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_training_task(config_of(sums, **change))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"q": "x", "a": "1"}], "row 0: 'gsm8k' takes 'problem' from the column 'question', but the row has q, a"),
+        ([ROWS["gsm8k"][0], {"question": "x", "answer": "no mark"}], "'gsm8k', row 1: the row has no reference answer"),
+    ],
+)
+def test_rows_of_another_kind_are_one_sentence(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(UserError, match=message):
+        benchmark_problems(get_benchmark("gsm8k"), str(path), chat=False, scoring=Scoring("gsm8k", 1, 0.0))
+
+
+def test_invalid_tests_are_one_sentence(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{**ROWS["humaneval"][0], "test": "def check(:"}])
+    with pytest.raises(UserError, match="'humaneval', row 0: The tests are not valid Python"):
+        benchmark_problems(get_benchmark("humaneval"), str(path), chat=False, scoring=Scoring("humaneval", 1, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grader": "maths"}, "grader: Input should be 'math' or 'code'"),
+        ({"prompt": "{{ question }}"}, "the prompt uses 'question', which is not among the columns"),
+        ({"prompt": "{% if %}"}, "no jinja template"),
+        ({"columns": {"problem": "q"}}, "the columns for the math grader lack 'answer'"),
+        ({"temprature": 1}, "temprature: Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(sums: Path, change: dict[str, Any], message: str) -> None:
+    content = yaml.safe_load((sums / "easy.yaml").read_text()) | change
+    (sums / "wrong.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=message):
+        get_benchmark(str(sums / "wrong.yaml"))
+
+
+def test_real_problems_have_their_right_answers() -> None:
+    if not DATA.is_dir():
+        pytest.skip("the benchmark files are not here")
+    files = {"gsm8k": ("gsm8k_test.jsonl", 1319), "math500": ("math500.jsonl", 500), "amc": ("amc23.jsonl", 83)}
+    for name, (file, count) in files.items():
+        benchmark: Benchmark = get_benchmark(name)
+        problems, _ = benchmark_problems(benchmark, str(DATA / file), chat=False, scoring=Scoring(name, 1, 0.0))
+        assert len(problems) == count
+        some = problems[::23]
+        grades = benchmark.grade([f"\\boxed{{{p.columns['answer']}}}" for p in some], [p.columns for p in some])
+        assert all(grade.reward == 1.0 for grade in grades)
