@@ -190,7 +190,7 @@ def sums(tmp_path: Path) -> Path:
 
 def config_of(folder: Path, **settings: Any) -> TrainConfig:
     files = ",".join(f"{name}={folder / name}.jsonl" for name in ("more", "easy", "gsm8k"))
-    defaults = {"task": str(folder / "more.yaml"), "data_files": files, "selection_size": 10, "decontaminate": 5}
+    defaults = {"task": str(folder / "more.yaml"), "data_files": files, "selection_size": 10, "overlap_ngram": 5}
     return TrainConfig(**({"model": "none"} | defaults | settings))
 
 
@@ -222,7 +222,7 @@ def test_what_is_left_out_is_counted(sums: Path) -> None:
     assert (draw.seen, draw.unusable, draw.repeated, draw.overlapping) == (63, 1, 2, 6)
     assert (draw.selection, draw.train) == (10, 44)
     assert "6 with 5 words in a row of a benchmark problem" in draw.sentence()
-    everything = load_training_task(config_of(sums, train_size=1000, decontaminate=0)).draw
+    everything = load_training_task(config_of(sums, train_size=1000, overlap_ngram=0)).draw
     assert everything is not None
     assert everything.train == 50
 

@@ -59,7 +59,7 @@ class TaskConfig(Config):
     chat: bool = Field(False, description="send the prompts of a training set and its benchmarks as chat messages")
     train_size: int | None = Field(None, ge=1, description="rows drawn from a training set; by default what it says")
     data_seed: int = Field(0, ge=0, description="seed of that draw, the same for all arms")
-    decontaminate: int = Field(
+    overlap_ngram: int = Field(
         13,
         ge=0,
         description="drop rows of a training set with so many words in a row of a benchmark problem; 0 keeps all",

@@ -122,7 +122,7 @@ def load_training_task(config: TrainConfig) -> BenchmarkTask:
         selection=config.selection_size,
         seed=config.data_seed,
         avoid=texts,
-        ngram=config.decontaminate,
+        ngram=config.overlap_ngram,
     )
     selection, train = drawn[: config.selection_size], drawn[config.selection_size :]
     splits: dict[Split, Sequence[Problem]] = {
