@@ -6,9 +6,10 @@ uniformly and without replacement. The final norm stays frozen, as in the paper'
 
 What happens to Adam's moments of a layer that leaves is not the same everywhere. In LMFlow one optimizer holds all layers
 and skips those without a gradient: moments and step count wait, and go on when the layer comes back. That is done here.
-(The paper's own runs trained every period apart, with a new optimizer; LMFlow issue 729.) It follows that this arm holds
-masters and moments of all layers and saves none of the optimizer memory which LISA is known for. As the embedding always
-trains, every backward pass goes down to it; what is saved is the weight gradients of the layers that do not train.
+(For the paper each period was a run of its own, the model saved and loaded in between: LMFlow issue 729.) It follows
+that this arm holds masters and moments of all layers and saves none of the optimizer memory which LISA is known for. As
+the embedding always trains, every backward pass goes down to it; what is saved is the weight gradients of the layers
+that do not train.
 """
 
 from collections.abc import Mapping
