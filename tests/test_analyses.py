@@ -101,7 +101,8 @@ def test_halving_takes_the_decisions_that_a_full_scan_shows(onelayer: Command, d
     save_model(data / "m", layers=4)
     own = OWN.replace("--eval-steps 6", "--eval-steps 3")
     assert onelayer(f"scan --model m {own} --output whole")[0] == 0
-    assert onelayer(f"scan --model m {own} --search halving --rungs 2 --output half")[0] == 0
+    code, _, err = onelayer(f"scan --model m {own} --search halving --rungs 2 --output half")
+    assert (code, err) == (0, "")
 
     def curve(layer: int) -> dict[int, float]:
         lines = (data / f"whole/arms/layer-{layer:02d}/metrics.jsonl").read_text().splitlines()

@@ -30,6 +30,8 @@ def scan(config: ScanConfig, output: Path, console: Console) -> Profile:
     """
     base = load_model(config)
     layers = scanned_layers(config.layers, base.num_layers)
+    if too_large := [k for k in config.strategy_k.split(",") if k and int(k) > len(layers)]:
+        raise UserError(f"option strategy_k = {too_large[0]}: only {len(layers)} layers are scanned")
     full = spec_of(base, "all", config.seed)
     also = [Extra(spec_of(base, plan, config.seed).name, plan) for plan in config.also.split(";") if plan.strip()]
     data = load_splits(base, task := load_task(config), config)
@@ -129,10 +131,9 @@ class _Scan:
         """The further arms that the configuration asks for."""
         config, depth = self._config, self._run.base.num_layers
         ranking = phases.ranked(self._score, trained)
-        default = phases.default_k(depth)
-        counts = [int(k) for k in config.strategy_k.split(",")] if config.strategy_k else [default]
-        if too_large := [k for k in counts if k > len(trained)]:
-            raise UserError(f"option strategy_k = {too_large[0]}: only {len(trained)} layers were trained")
+        asked = [int(k) for k in config.strategy_k.split(",")] if config.strategy_k else [phases.default_k(depth)]
+        # A search leaves fewer layers than were asked for.
+        counts = sorted({min(k, len(trained)) for k in asked})
         extras = []
         if config.strategies:
             extras += [extra for k in counts for extra in phases.strategies(ranking, depth, k)]
