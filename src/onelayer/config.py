@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from onelayer.algorithms.options import ALGORITHM_SETTINGS, GIGPO_DEFAULTS, Algorithm, contradiction
 from onelayer.errors import UserError
 
 
@@ -95,7 +96,9 @@ class TrainConfig(EvalConfig, TaskConfig, ModelConfig):
     seed: int = Field(0, ge=0, description="training seed: order of prompts and sampling")
     resume: bool = Field(False, description="continue the run in --output")
 
-    algorithm: Literal["grpo"] = Field("grpo", description="the RL algorithm")
+    algorithm: Algorithm = Field(
+        "grpo", description="the RL algorithm; it sets the options that make it up, where they are not set as well"
+    )
     steps: int = Field(100, ge=1, description="training steps (one batch of prompts each)")
     train_batch_size: int = Field(128, ge=1, description="prompts a step (verl's train_batch_size)")
     mini_batch_size: int = Field(
@@ -123,8 +126,36 @@ class TrainConfig(EvalConfig, TaskConfig, ModelConfig):
         description="token average: grpo per completion, dapo over all tokens (verl's default), dr_grpo constant",
     )
     scale_rewards: Literal["group", "batch", "none"] = Field("group", description="whose std divides advantages")
+    importance_sampling_level: Literal["token", "sequence"] = Field(
+        "token", description="whose ratio is clipped: each token's, or one for a completion (GSPO)"
+    )
     advantage_epsilon: float = Field(1e-4, ge=0, description="added to that std (TRL 1e-4, verl 1e-6)")
     unbiased_std: bool = Field(True, description="divide by n-1 in that std (TRL and verl do)")
+
+    invalid_action_penalty_coef: float = Field(
+        0.1, ge=0, description="tasks played in turns: reward that an action costs which the environment does not know"
+    )
+    gamma: float = Field(GIGPO_DEFAULTS["gamma"], ge=0, le=1, description="GiGPO: discount of later rewards")
+    step_advantage_w: float = Field(
+        GIGPO_DEFAULTS["step_advantage_w"], ge=0, description="GiGPO: weight of step advantages; 0 is GRPO on episodes"
+    )
+    gigpo_mode: Literal["mean_std_norm", "mean_norm"] = Field(
+        GIGPO_DEFAULTS["gigpo_mode"], description="GiGPO: divide advantages by the deviation or not"
+    )
+    similarity_thresh: float | None = Field(
+        GIGPO_DEFAULTS["similarity_thresh"], gt=0, lt=1, description="GiGPO: group observations that are so similar"
+    )
+    episode_statistics: Literal["trajectory", "step"] = Field(
+        GIGPO_DEFAULTS["episode_statistics"],
+        description="GiGPO: count each episode once (paper) or once per step (verl-agent) in means and deviations",
+    )
+    group_of_one: Literal["zero", "return"] = Field(
+        GIGPO_DEFAULTS["group_of_one"], description="GiGPO: advantage of an episode without others in its group"
+    )
+    penalty_placement: Literal["reward", "row"] = Field(
+        GIGPO_DEFAULTS["penalty_placement"],
+        description="GiGPO: take penalties off the turn's reward, or off that row alone (verl-agent)",
+    )
 
     temperature: float = Field(1.0, gt=0, description="sampling temperature while training")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling while training")
@@ -136,6 +167,11 @@ class TrainConfig(EvalConfig, TaskConfig, ModelConfig):
     report_to: str = Field("none", description="also log to tensorboard, wandb, trackio (comma-separated)")
     stop_at: int = Field(0, ge=0, description="pause the run after this step; --resume goes on; 0 runs to the end")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_algorithm(cls, values: Any) -> Any:
+        return {**ALGORITHM_SETTINGS.get(str(values.get("algorithm", "grpo")), {}), **values}
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.task is None) == (self.dataset is None):
@@ -146,6 +182,8 @@ class TrainConfig(EvalConfig, TaskConfig, ModelConfig):
             raise ValueError("--model is missing; give a hub name, a folder or bundled:NAME")
         if self.mini_batch_size > self.train_batch_size:
             raise ValueError("mini_batch_size is larger than train_batch_size; both are counted in prompts")
+        if reason := contradiction(vars(self)):
+            raise ValueError(reason)
         return self
 
 
@@ -193,6 +231,37 @@ class ScanConfig(TrainConfig):
         if not all(piece.strip().isdecimal() and int(piece) > 0 for piece in value.split(",") if value):
             raise ValueError("write one or several numbers of layers, for example 5,10")
         return value
+
+
+class BenchmarkConfig(ModelConfig):
+    """A model or a delta on benchmarks. Settings that are not given are each benchmark's own."""
+
+    delta: str | None = Field(
+        None, description="delta.safetensors or its folder, put on the model for the time of scoring"
+    )
+    benchmarks: str | None = Field(None, description="comma-separated: bundled names or FILE.yaml")
+    harness: str | None = Field(
+        None, description="tasks of the lm-evaluation-harness, comma-separated, NAME or NAME:Category"
+    )
+    harness_tasks: str | None = Field(None, description="folder with harness tasks of one's own")
+    data_files: str | None = Field(None, description="local files in place of the hub: NAME=FILE,NAME=FILE")
+    chat: bool = Field(False, description="send prompts as chat messages, through the model's chat template")
+    limit: int | None = Field(None, ge=1, description="only the first problems of each benchmark")
+    max_prompt_length: int = Field(4096, ge=1, description="longer prompts (in tokens) are left out and counted")
+    max_completion_length: int | None = Field(None, ge=1, description="tokens after which a completion is cut")
+    eval_num_samples: int | None = Field(None, ge=1, description="completions of each problem: k of avg@k")
+    eval_temperature: float | None = Field(None, ge=0, description="sampling temperature; 0 is greedy")
+    eval_seed: int = Field(0, ge=0, description="seed of the sampling keys")
+    max_rows: int = Field(512, ge=8, description="most rows in one forward pass of sampling")
+    output: str | None = Field(None, description="folder for the results; by default a new one under runs/")
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Self:
+        if not (self.benchmarks or self.harness):
+            raise ValueError("give --benchmarks or --harness")
+        if not (self.model or self.delta):
+            raise ValueError("give --model or --delta")
+        return self
 
 
 def preset_path(name: str) -> Path:
@@ -244,6 +313,9 @@ def build(kind: type[C], layers: list[tuple[str, Mapping[str, Any]]]) -> C:
         for key in values:
             if key not in kind.model_fields:
                 raise UserError(f"{source}: there is no option '{key}'{did_you_mean(key, list(kind.model_fields))}")
+        # An algorithm brings its settings: only the same source or a later one changes them again.
+        if "algorithm" in values and "loss_type" in kind.model_fields:
+            merged.update(ALGORITHM_SETTINGS.get(str(values["algorithm"]), {}))
         merged.update(values)
     try:
         return kind(**merged)

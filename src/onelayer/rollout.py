@@ -10,32 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onelayer.algorithms.grpo import group_advantages
+from onelayer import episodes
 from onelayer.arm import Arm
+from onelayer.batch import Batch, advantages_of
 from onelayer.config import EvalConfig, TrainConfig
 from onelayer.errors import UserError
 from onelayer.model import BaseModel
 from onelayer.prompts import EncodedSplit, drawn_prompts
 from onelayer.sample import Completions, Key, Row, Sampling, before_stop, sample_policies
 from onelayer.scores import ArmScores, join_scores
+from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Problem, Scoring, Task
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one arm learns from in one step: B rows, each a prompt and a completion with its advantage."""
-
-    prompts: list[Sequence[int]]
-    completions: Completions
-    advantages: Tensor
-    """(B,) fp32."""
-    prompt_index: Tensor
-    """(B,) which of the step's prompts a row belongs to: mini-batches are counted in prompts."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Prompt and completion tokens."""
-        return sum(len(prompt) for prompt in self.prompts) + int(self.completions.lengths.sum())
 
 
 def collect(
@@ -45,6 +30,8 @@ def collect(
 
     ``width`` is the pad width of the step, the same for all arms.
     """
+    if isinstance(task, AgenticTask):
+        return episodes.collect(base, task, data, arms, step, config)
     sampling = Sampling(config.max_completion_length, config.temperature, config.top_p, config.top_k)
     group = config.num_generations
     rows_by_arm = []
@@ -66,7 +53,7 @@ def collect(
     for indices, rows, completions in zip(indices_by_arm, rows_by_arm, completed, strict=True):
         problems = [data.problems[index] for index in indices for _ in range(group)]
         rewards = score(base, task, problems, completions).view(len(indices), group)
-        advantages = group_advantages(rewards, config.scale_rewards, config.advantage_epsilon, config.unbiased_std)
+        advantages = advantages_of(rewards, config)
         batch = Batch(
             [row.prompt for row in rows],
             completions,
@@ -197,6 +184,8 @@ def evaluate(
     Raises:
         UserError: a reward that does not apply to a problem: it has no score then.
     """
+    if isinstance(task, AgenticTask):
+        return [played.scores for played in episodes.evaluate(base, task, data, policies, config)]
     results = []
     for answers in answer(base, task, data, policies, config):
         scores = []

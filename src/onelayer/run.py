@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
+from onelayer import episodes
 from onelayer.arm import Arm
 from onelayer.config import TrainConfig
 from onelayer.errors import UserError
@@ -27,8 +29,10 @@ from onelayer.rollout import evaluate
 from onelayer.scores import ArmScores, read_scores, write_scores
 from onelayer.setup import build_manifest
 from onelayer.specs import ArmSpec, create_arm, plan_sets
+from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Split, Task
 from onelayer.tracking import Tracker, open_trackers
+from onelayer.trajectories import write_trajectories
 
 
 class Paused(Exception):
@@ -139,7 +143,8 @@ class Run:
 
     def _finish(self, arm: Arm, seconds: float) -> None:
         """Score an arm at its end and write its delta, its scores and, last, its record."""
-        test, selection = (self._evaluate(split, arm.weights) for split in ("test", "selection"))
+        test, about_test = self._test(arm.name, arm.weights)
+        selection = self._evaluate("selection", arm.weights)
         arm.save_delta(self.folder.arm(arm.name) / "delta.safetensors", self.base)
         record = {
             "arm": arm_of(arm.name),
@@ -153,6 +158,7 @@ class Run:
             "stopped": arm.stopped,
             "selection_score": selection.score,
             "change_norms": arm.change_norms(self.base),
+            **about_test,
         }
         self._write(arm.name, test, record)
         line = f"[bold]{arm.name}[/]  score {self.scores[arm.name]:.4f}"
@@ -165,17 +171,32 @@ class Run:
     def score_base(self) -> None:
         """Score the base, once for a folder."""
         if not self.folder.finished("base"):
-            test, selection = (self._evaluate(split, {}) for split in ("test", "selection"))
-            self._write("base", test, {"arm": "base", "kind": "base", "selection_score": selection.score})
+            test, about_test = self._test("base", {})
+            selection = self._evaluate("selection", {})
+            record = {"arm": "base", "kind": "base", "selection_score": selection.score, **about_test}
+            self._write("base", test, record)
         scored = read_scores(self.folder.arm("base") / "scores.parquet")
         self.scores["base"] = scored.score
         problems, completions = len(self.data["test"].problems), len(scored.reward)
         left_out = sum(split.too_long for split in self.data.values())
         note = f" ({left_out} prompts over {self.config.max_prompt_length} tokens left out)" if left_out else ""
+        for remark in self.task.notes if isinstance(self.task, AgenticTask) else ():
+            self.progress.say(escape(remark))
         self.progress.say(
             f"[bold]base[/]  score {self.scores['base']:.4f} on {completions} completions of {problems} "
             f"test problems{note}"
         )
+
+    def _test(self, name: str, tensors: Mapping[str, Any]) -> tuple[ArmScores, dict[str, Any]]:
+        """Score an arm on the test problems; of a task played in turns also keep some episodes and sum up all."""
+        if not isinstance(self.task, AgenticTask):
+            return self._evaluate("test", tensors), {}
+        failed = len(self.task.pool.failures)
+        played = episodes.evaluate(self.base, self.task, self.data["test"], [tensors], self.config)[0]
+        if failures := self.task.pool.failures[failed:]:
+            self.progress.say(escape(f"{name}: {len(failures)} test episodes failed, the first: {failures[0]}"))
+        write_trajectories(self.folder.arm(name) / "trajectories.jsonl", played.episodes)
+        return played.scores, played.summary()
 
     def _evaluate(self, split: Split, tensors: Mapping[str, Any]) -> ArmScores:
         return evaluate(self.base, self.task, self.data[split], [tensors], self.config)[0]

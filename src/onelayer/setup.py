@@ -15,6 +15,7 @@ from onelayer.model import BaseModel, load_base
 from onelayer.prompts import EncodedSplit, encode_split
 from onelayer.sample import MIN_ROWS
 from onelayer.tasks import get_task
+from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Split, Task
 from onelayer.tasks.benchmarks import is_training_set
 from onelayer.tasks.dataset import DatasetTask, load_reward, load_rows
@@ -28,7 +29,7 @@ SPLITS: tuple[Split, ...] = ("train", "selection", "test")
 def load_task(config: TrainConfig) -> Task:
     """The bundled task, the task of a training set, or the user's own problems and reward."""
     if config.task is not None:
-        return load_training_task(config) if is_training_set(config.task) else get_task(config.task)
+        return load_training_task(config) if is_training_set(config.task) else get_task(config.task, config)
     assert config.dataset is not None and config.reward is not None
     reward = load_reward(config.reward)
     rows = load_rows(config.dataset)
@@ -71,6 +72,8 @@ def load_splits(base: BaseModel, task: Task, config: TrainConfig) -> dict[Split,
         UserError: a split without problems, or a model whose context is shorter than prompt and completion.
     """
     longest = config.max_prompt_length + config.max_completion_length
+    if isinstance(task, AgenticTask):
+        return _start_states(base, task, longest)
     data = {split: encode_split(base, task, split, config.max_prompt_length) for split in SPLITS}
     needed = max(split.width for split in data.values()) + config.max_completion_length
     if needed > base.max_length:
@@ -79,6 +82,16 @@ def load_splits(base: BaseModel, task: Task, config: TrainConfig) -> dict[Split,
             f"max_completion_length {config.max_completion_length} takes {needed} (at most {longest}); lower one of them"
         )
     return data
+
+
+def _start_states(base: BaseModel, task: AgenticTask, longest: int) -> dict[Split, EncodedSplit]:
+    """The start states of all splits; prompts of up to ``longest`` tokens with their completion are written in play."""
+    if longest > base.max_length:
+        raise UserError(
+            f"model '{base.name}' has a context of {base.max_length} tokens, and max_prompt_length with "
+            f"max_completion_length makes {longest}; lower one of them"
+        )
+    return {split: EncodedSplit(problems := list(task.problems(split)), [[] for _ in problems], 0) for split in SPLITS}
 
 
 def versions() -> dict[str, str]:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from onelayer.algorithms.grpo import clipped_loss, k3_kl, token_weights
 from onelayer.arm import Arm
+from onelayer.batch import Batch
 from onelayer.config import TrainConfig
 from onelayer.errors import RunStopped
 from onelayer.logprobs import completion_logprobs
 from onelayer.model import BaseModel
-from onelayer.rollout import Batch
 from onelayer.sample import left_pad
 
 
@@ -31,7 +31,8 @@ def update(base: BaseModel, arm: Arm, batch: Batch, config: TrainConfig) -> dict
         RunStopped: a loss or gradient that is not finite.
     """
     # How a mini-batch is cut is part of what is computed, since it orders the sum of the gradients.
-    micros = [list(torch.split(rows, config.micro_batch_size)) for rows in _mini_batches(batch, config)]
+    # A mini-batch whose episodes all failed has no rows and makes no update.
+    micros = [list(torch.split(rows, config.micro_batch_size)) for rows in _mini_batches(batch, config) if len(rows)]
     # The base's own tensors are the reference policy, so no second model is needed.
     reference = _frozen_logps(base, batch, micros, config) if config.beta > 0 else None
     totals: dict[str, float] = defaultdict(float)
@@ -43,7 +44,7 @@ def update(base: BaseModel, arm: Arm, batch: Batch, config: TrainConfig) -> dict
         for mini in micros:
             for name, value in _update_once(base, arm, batch, mini, old, reference, config).items():
                 totals[name] += value
-    return {name: value / updates_per_step(config) for name, value in totals.items()}
+    return {name: value / (len(micros) * config.num_iterations) for name, value in totals.items()}
 
 
 def _mini_batches(batch: Batch, config: TrainConfig) -> list[Tensor]:
@@ -109,6 +110,7 @@ def _update_once(
             batch.advantages[rows].to(base.device),
             epsilon=config.epsilon,
             epsilon_high=config.epsilon_high,
+            sequence_mask_BT=mask[own] if config.importance_sampling_level == "sequence" else None,
         )
         token_loss = policy.loss
         if reference is not None:

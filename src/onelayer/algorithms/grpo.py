@@ -40,6 +40,18 @@ def group_advantages(
     return torch.where((count > 1) & (number > 1), centred / (std + epsilon), 0.0)
 
 
+def leave_one_out_advantages(rewards_PG: Tensor) -> Tensor:
+    """RLOO (arXiv 2402.14740): each reward minus the mean of the others in its group, (P, G) -> (P, G).
+
+    A NaN reward does not apply: it counts in no mean, and its advantage is 0, as is that of a reward without others.
+    """
+    known = ~rewards_PG.isnan()
+    rewards = rewards_PG.nan_to_num(0.0)
+    others = known.sum(-1, keepdim=True) - 1
+    baseline = (rewards.sum(-1, keepdim=True) - rewards) / others.clamp(min=1)
+    return torch.where(known & (others > 0), rewards - baseline, 0.0)
+
+
 def k3_kl(logps: Tensor, reference_logps: Tensor) -> Tensor:
     """Per-token estimate of KL(policy || reference), never negative: exp(q - p) - (q - p) - 1.
 
@@ -85,13 +97,21 @@ def clipped_loss(
     *,
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
+    sequence_mask_BT: Tensor | None = None,
 ) -> PolicyLoss:
     """-min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A) of every token, rho = exp(logp - old logp).
 
-    ``epsilon_high`` None means ``epsilon``; DAPO's clip-higher sets it apart.
+    ``epsilon_high`` None means ``epsilon``; DAPO's clip-higher sets it apart. With ``sequence_mask_BT`` (which positions
+    are tokens) every token of a completion has the completion's ratio, the geometric mean of its tokens' (GSPO,
+    arXiv 2507.18071, equation 7; TRL's ``importance_sampling_level="sequence"``).
     """
     high = epsilon if epsilon_high is None else epsilon_high
     advantages = advantages_B[:, None]
-    ratio = (logps_BT - old_logps_BT).exp()
+    log_ratio = logps_BT - old_logps_BT
+    if sequence_mask_BT is not None:
+        mask = sequence_mask_BT.to(log_ratio.dtype)
+        mean = (log_ratio * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+        log_ratio = mean.expand_as(log_ratio)
+    ratio = log_ratio.exp()
     loss = -torch.min(ratio * advantages, ratio.clamp(1 - epsilon, 1 + high) * advantages)
     return PolicyLoss(loss, (ratio < 1 - epsilon) & (advantages < 0), (ratio > 1 + high) & (advantages > 0))

@@ -149,7 +149,7 @@ class WorkerPool:
         pending: dict[_Worker, deque[Request]] = {}
         for request in requests:
             if self._episodes[request[0]].lost:
-                self._record(results, request, _failure(self._episodes[request[0]].lost))
+                self._record(results, request, failure(self._episodes[request[0]].lost))
             else:
                 pending.setdefault(self._worker_of[request[0]], deque()).append(request)
         heard = dict.fromkeys(pending, time.monotonic())
@@ -168,11 +168,11 @@ class WorkerPool:
                 try:
                     self._record(results, request, worker.receive(answered, self.timeout))
                 except _ProcessLost as loss:
-                    self._record(results, request, _failure(str(loss)))
+                    self._record(results, request, failure(str(loss)))
                     self._bring_back(worker)
                     for request in [r for r in queue if self._episodes[r[0]].lost]:
                         queue.remove(request)
-                        self._record(results, request, _failure(self._episodes[request[0]].lost))
+                        self._record(results, request, failure(self._episodes[request[0]].lost))
                     if queue:
                         worker.send(list(queue))
                 heard[worker] = time.monotonic()
@@ -212,7 +212,7 @@ class WorkerPool:
             done.append(number)
 
 
-def _failure(reason: str) -> StepResult:
+def failure(reason: str) -> StepResult:
     """The result of a step that the environment could not take."""
     info: Info = {
         "goal": "",
@@ -241,34 +241,36 @@ def _serve(factory: Factory, pipe: Connection) -> None:
             try:
                 if kind != "step":
                     playing[number] = idle.pop() if idle else factory()
-                result = _play(playing[number], kind, content)
-                _check(result)
+                result = take(playing[number], kind, content)
+                check_result(result)
             except (Exception, SystemExit) as error:
-                result = _failure(f"{type(error).__name__}: {error}")
+                result = failure(f"{type(error).__name__}: {error}")
                 playing.pop(number, None)
             if (result[2] or result[3]) and number in playing:
                 idle.append(playing.pop(number))
             pipe.send(result)
 
 
-def _play(environment: Environment, kind: str, content: Any) -> StepResult:
+def take(environment: Environment, kind: str, content: Any) -> StepResult:
+    """Do what a request asks of an environment."""
     if kind == "reset":
-        return _as_step(environment.reset(content))
+        return as_step(environment.reset(content))
     if kind == "step":
         return environment.step(content)
     seed, actions = content
-    result = _as_step(environment.reset(seed))
+    result = as_step(environment.reset(seed))
     for action in actions:
         result = environment.step(action)
     return result
 
 
-def _as_step(start: tuple[str, Info]) -> StepResult:
+def as_step(start: tuple[str, Info]) -> StepResult:
+    """A reset in the form of a step: no reward yet, not over."""
     observation, info = start
     return observation, 0.0, False, False, info
 
 
-def _check(result: StepResult) -> None:
+def check_result(result: StepResult) -> None:
     """Refuse what no environment may return.
 
     Raises:

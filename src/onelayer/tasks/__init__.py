@@ -2,22 +2,38 @@
 
 from collections.abc import Callable
 
-from onelayer.config import did_you_mean
+from onelayer.config import TaskConfig, did_you_mean
 from onelayer.errors import UserError
 from onelayer.tasks.base import Task
 
 
-def _arithmetic() -> Task:
+def _arithmetic(config: TaskConfig) -> Task:
     from onelayer.tasks.arithmetic import ArithmeticTask
 
     return ArithmeticTask()
 
 
-TASKS: dict[str, Callable[[], Task]] = {"arithmetic": _arithmetic}
+def _household(config: TaskConfig) -> Task:
+    from onelayer.tasks.household import household_task
+
+    return household_task(config)
 
 
-def get_task(name: str) -> Task:
-    """The bundled task of that name.
+def _alfworld(config: TaskConfig) -> Task:
+    from onelayer.tasks.alfworld import alfworld_task
+
+    return alfworld_task(config)
+
+
+TASKS: dict[str, Callable[[TaskConfig], Task]] = {
+    "arithmetic": _arithmetic,
+    "household": _household,
+    "alfworld": _alfworld,
+}
+
+
+def get_task(name: str, config: TaskConfig) -> Task:
+    """The bundled task of that name, with its options.
 
     Raises:
         UserError: there is none.
@@ -26,4 +42,4 @@ def get_task(name: str) -> Task:
         from onelayer.tasks.benchmarks import names
 
         raise UserError(f"there is no task '{name}'{did_you_mean(name, [*sorted(TASKS), *names('training')])}")
-    return TASKS[name]()
+    return TASKS[name](config)

@@ -1,0 +1,320 @@
+"""Multi-turn rollouts: groups of environments in step, for all arms of a set together.
+
+In every turn each running episode has one prompt, and all of them are completed in one call per pad width; the batch
+shrinks as episodes end. Every call of the model is a training row with its own prompt, completion and anchor (the
+observation before the action). The pad width of a prompt follows from its own length alone (`pad_width`) and its draws
+are keyed by start, sample and turn, so that an episode does not depend on who else is played.
+"""
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onelayer.algorithms.gigpo import gigpo_advantages
+from onelayer.arm import Arm
+from onelayer.batch import Batch, advantages_of
+from onelayer.config import EvalConfig, TrainConfig
+from onelayer.environments.base import Info
+from onelayer.errors import RunStopped
+from onelayer.model import BaseModel
+from onelayer.prompts import EncodedSplit, drawn_prompts, encode_prompt
+from onelayer.sample import Completions, Key, Row, Sampling, sample_policies
+from onelayer.scores import ArmScores
+from onelayer.tasks.agentic import AgenticTask
+from onelayer.tasks.base import Problem, Prompt
+
+Reason = Literal["success", "failure", "max_steps", "too_long", "error"]
+"""Why an episode ended: the task is done, it can no longer be done, out of steps, a prompt over ``max_prompt_length``,
+or a fault of the environment."""
+NEGLIGIBLE = 1e-6
+"""Advantages below this are rounding: a group of nothing else has nothing to teach."""
+
+
+class Turn(NamedTuple):
+    """One call of the model and what came of it."""
+
+    prompt: Prompt
+    prompt_ids: Sequence[int]
+    completion: str
+    completion_ids: Sequence[int]
+    truncated: bool
+    observation: str
+    """What the environment showed before the action."""
+    action: str
+    valid: bool
+    reward: float
+
+
+@dataclass
+class Episode:
+    """One episode, while it is played and after."""
+
+    start: Problem
+    sample: int
+    observation: str
+    info: Info
+    turns: list[Turn] = field(default_factory=list)
+    reason: Reason | None = None
+    """None while it runs."""
+
+    @property
+    def total(self) -> float:
+        """Undiscounted reward, without penalties."""
+        return sum(turn.reward for turn in self.turns)
+
+    def penalised(self, coefficient: float) -> float:
+        """Undiscounted reward less the penalties for invalid actions."""
+        return self.total - coefficient * sum(not turn.valid for turn in self.turns)
+
+
+def pad_width(length: int) -> int:
+    """Tokens that a prompt is padded to: the next of 16, 24, 32, 48, 64, 96, ..., so that a few batches hold them all."""
+    power = 16
+    while 2 * power < length:
+        power *= 2
+    return next(width for width in (power, power * 3 // 2, 2 * power) if width >= length)
+
+
+def play(
+    base: BaseModel,
+    task: AgenticTask,
+    policies: Sequence[Mapping[str, Tensor]],
+    starts: Sequence[Sequence[tuple[Problem, int]]],
+    keys: Sequence[Key],
+    sampling: Sampling,
+    max_rows: int,
+) -> list[list[Episode]]:
+    """Let each policy (tensors to wear) play its own start states, each given with a sample number, to the end.
+
+    A fault of an environment ends its episode with the reason ``error``; the others go on.
+    """
+    shape = [len(own) for own in starts]
+    owners = [owner for owner, size in enumerate(shape) for _ in range(size)]
+    seats = [seat for own in starts for seat in own]
+    begun = task.pool.reset([problem.id for problem, _ in seats])
+    episodes = [
+        Episode(problem, sample, observation, info, reason="error" if "error" in info else None)
+        for (problem, sample), (observation, info) in zip(seats, begun, strict=True)
+    ]
+    turn = 0
+    while running := [number for number, episode in enumerate(episodes) if episode.reason is None]:
+        prompts: dict[int, Prompt] = {}
+        rows: dict[int, Row] = {}
+        for number in running:
+            episode = episodes[number]
+            history = [(past.observation, past.action) for past in episode.turns]
+            prompt = task.prompt(episode.info, history, episode.observation)
+            ids = encode_prompt(base, prompt)
+            if len(ids) > task.max_prompt_length:
+                episode.reason = "too_long"
+                continue
+            prompts[number], rows[number] = prompt, Row(ids, episode.start.id, episode.sample, turn)
+        completed = _complete(base, policies, owners, rows, keys, sampling, max_rows)
+        actions = {number: task.action(text) for number, (text, _, _) in completed.items()}
+        results = task.pool.step({number: action or "" for number, action in actions.items()})
+        for number, (observation, reward, terminated, truncated, info) in results.items():
+            episode, (text, ids, cut) = episodes[number], completed[number]
+            action, valid = actions[number] or "", actions[number] is not None and info["valid"]
+            row = rows[number]
+            episode.turns.append(
+                Turn(prompts[number], row.prompt, text, ids, cut, episode.observation, action, valid, reward)
+            )
+            if "error" in info:
+                episode.reason = "error"
+                continue
+            episode.observation, episode.info = observation, info
+            if terminated:
+                episode.reason = "success" if info["won"] else "failure"
+            elif truncated:
+                episode.reason = "max_steps"
+        turn += 1
+    ends = np.cumsum([0, *shape]).tolist()
+    return [episodes[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def _complete(
+    base: BaseModel,
+    policies: Sequence[Mapping[str, Tensor]],
+    owners: Sequence[int],
+    rows: Mapping[int, Row],
+    keys: Sequence[Key],
+    sampling: Sampling,
+    max_rows: int,
+) -> dict[int, tuple[str, list[int], bool]]:
+    """Complete one turn's rows, one batch per pad width: text, tokens and whether they were cut, by episode."""
+    numbers_by_width: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for number, row in rows.items():
+        numbers_by_width[pad_width(len(row.prompt))][owners[number]].append(number)
+    results = {}
+    for width, numbers_by_owner in sorted(numbers_by_width.items()):
+        batches = sample_policies(
+            base,
+            [policies[owner] for owner in numbers_by_owner],
+            [[rows[number] for number in numbers] for numbers in numbers_by_owner.values()],
+            [keys[owner] for owner in numbers_by_owner],
+            sampling,
+            width=width,
+            max_rows=max_rows,
+        )
+        for numbers, completions in zip(numbers_by_owner.values(), batches, strict=True):
+            texts = completions.texts(base.tokenizer)
+            for place, number in enumerate(numbers):
+                ids = completions.ids[place, : completions.lengths[place]].tolist()
+                results[number] = (texts[place], ids, bool(completions.truncated[place]))
+    return results
+
+
+def collect(
+    base: BaseModel, task: AgenticTask, data: EncodedSplit, arms: Sequence[Arm], step: int, config: TrainConfig
+) -> list[tuple[Batch, dict[str, float]]]:
+    """Let every arm play the start states of a step, a group of episodes each: per arm its batch and metrics.
+
+    Raises:
+        RunStopped: not one episode of an arm came to its first action.
+    """
+    size = config.num_generations
+    starts = []
+    for arm in arms:
+        indices = drawn_prompts(len(data.problems), config.train_batch_size, arm.seed, step)
+        # A start can come twice in a step (few start states): its second group needs other draws than its first.
+        seen = [indices[:place].count(index) for place, index in enumerate(indices)]
+        starts.append(
+            [
+                (data.problems[index], again * size + sample)
+                for index, again in zip(indices, seen, strict=True)
+                for sample in range(size)
+            ]
+        )
+    sampling = Sampling(config.max_completion_length, config.temperature, config.top_p, config.top_k)
+    keys = [Key(arm.seed, "train", step) for arm in arms]
+    played = play(base, task, [arm.weights for arm in arms], starts, keys, sampling, config.max_rows)
+    results = []
+    for arm, episodes in zip(arms, played, strict=True):
+        if not any(episode.turns for episode in episodes if episode.reason != "error"):
+            why = task.pool.failures[-1] if task.pool.failures else "their first prompts are over max_prompt_length"
+            raise RunStopped(f"arm {arm.name}: no episode of step {step} could be played: {why}")
+        batch = to_batch(episodes, config)
+        results.append((batch, _metrics(episodes, batch, config)))
+    return results
+
+
+def to_batch(episodes: Sequence[Episode], config: TrainConfig) -> Batch:
+    """The training rows of the episodes of some groups, ``num_generations`` each: one row per turn.
+
+    An episode that its environment ended by a fault teaches nothing and counts in no mean.
+    """
+    size = config.num_generations
+    places = [
+        (number, turn) for number, episode in enumerate(episodes) if episode.reason != "error" for turn in episode.turns
+    ]
+    turns = [turn for _, turn in places]
+    trajectories_R = torch.tensor([number for number, _ in places])
+    groups_R = trajectories_R // size
+    if config.algorithm == "gigpo":
+        advantages_R = gigpo_advantages(
+            torch.tensor([turn.reward for turn in turns], dtype=torch.float64),
+            groups_R,
+            trajectories_R,
+            [turn.observation for turn in turns],
+            penalties_R=config.invalid_action_penalty_coef * torch.tensor([float(not turn.valid) for turn in turns]),
+            gamma=config.gamma,
+            step_advantage_w=config.step_advantage_w,
+            mode=config.gigpo_mode,
+            epsilon=config.advantage_epsilon,
+            similarity_threshold=config.similarity_thresh,
+            episode_statistics=config.episode_statistics,
+            group_of_one=config.group_of_one,
+            penalty_placement=config.penalty_placement,
+        ).advantages
+    else:
+        returns_PG = _returns(episodes, config).view(-1, size)
+        advantages_R = advantages_of(returns_PG, config).flatten()[trajectories_R]
+    longest = max(len(turn.completion_ids) for turn in turns)
+    ids = torch.zeros(len(turns), longest, dtype=torch.int64)
+    for row, turn in enumerate(turns):
+        ids[row, : len(turn.completion_ids)] = torch.tensor(turn.completion_ids)
+    lengths = torch.tensor([len(turn.completion_ids) for turn in turns])
+    completions = Completions(ids, lengths, torch.tensor([turn.truncated for turn in turns]))
+    return Batch([turn.prompt_ids for turn in turns], completions, advantages_R.float(), groups_R)
+
+
+def _returns(episodes: Sequence[Episode], config: TrainConfig) -> Tensor:
+    """Penalised return of each episode, (n,) fp64; NaN where a fault ended it."""
+    penalty = config.invalid_action_penalty_coef
+    returns = [np.nan if episode.reason == "error" else episode.penalised(penalty) for episode in episodes]
+    return torch.tensor(returns, dtype=torch.float64)
+
+
+def _metrics(episodes: Sequence[Episode], batch: Batch, config: TrainConfig) -> dict[str, float]:
+    """TRL's names where there is one, else verl-agent's; rewards are the returns that are learned from."""
+    returns_PG = _returns(episodes, config).view(-1, config.num_generations)
+    deviations = [known.std() for group in returns_PG if len(known := group[~group.isnan()]) > 1]
+    largest = torch.zeros(len(returns_PG)).scatter_reduce(0, batch.prompt_index, batch.advantages.abs(), "amax")
+    turns = [turn for episode in episodes for turn in episode.turns]
+    reasons = Counter(episode.reason for episode in episodes)
+    return {
+        "reward": float(returns_PG.nanmean()),
+        "reward_std": float(torch.stack(deviations).mean()) if deviations else 0.0,
+        "frac_reward_zero_std": float((largest < NEGLIGIBLE).double().mean()),
+        "completions/mean_length": float(batch.completions.lengths.double().mean()),
+        "completions/clipped_ratio": float(batch.completions.truncated.double().mean()),
+        "episode/success_rate": reasons["success"] / len(episodes),
+        "episode/length": float(np.mean([len(episode.turns) for episode in episodes])),
+        "episode/valid_action_ratio": float(np.mean([turn.valid for turn in turns])),
+        **{f"episode/ended/{reason}": reasons[reason] / len(episodes) for reason in get_args(Reason)},
+    }
+
+
+class Played(NamedTuple):
+    """One policy's episodes on a split, and their scores."""
+
+    scores: ArmScores
+    episodes: list[Episode]
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Why episodes ended (counts), and the share of successes per kind of task."""
+        kinds: dict[str, list[bool]] = defaultdict(list)
+        for episode in self.episodes:
+            kinds[episode.info["task_type"]].append(episode.reason == "success")
+        ends = Counter(str(episode.reason) for episode in self.episodes)
+        return {
+            "episode_ends": dict(sorted(ends.items())),
+            "success_by_task_type": {kind: float(np.mean(wins)) for kind, wins in sorted(kinds.items()) if kind},
+        }
+
+
+def evaluate(
+    base: BaseModel,
+    task: AgenticTask,
+    data: EncodedSplit,
+    policies: Sequence[Mapping[str, Tensor]],
+    config: EvalConfig,
+) -> list[Played]:
+    """Let policies (tensors to wear; none for the base itself) play the start states of a split, with the same keys.
+
+    One score per start state and sample, its total reward; the mean over start states weighs kinds of tasks by their
+    number. ``length`` is the tokens of all turns, and ``truncated`` says that a limit on steps or prompts ended it.
+    """
+    samples = config.eval_num_samples or 1
+    starts = [(problem, sample) for problem in data.problems for sample in range(samples)]
+    sampling = Sampling(config.max_completion_length, config.eval_temperature or 0.0)
+    keys = [Key(config.eval_seed, "eval", 0)] * len(policies)
+    played = play(base, task, policies, [starts] * len(policies), keys, sampling, config.max_rows)
+    return [Played(_scores(task.name, episodes), episodes) for episodes in played]
+
+
+def _scores(benchmark: str, episodes: Sequence[Episode]) -> ArmScores:
+    return ArmScores(
+        benchmark=[benchmark] * len(episodes),
+        problem=np.array([episode.start.id for episode in episodes], dtype=np.int64),
+        sample=np.array([episode.sample for episode in episodes], dtype=np.int64),
+        reward=np.array([episode.total for episode in episodes]),
+        length=np.array([sum(len(turn.completion_ids) for turn in e.turns) for e in episodes], dtype=np.int64),
+        truncated=np.array([episode.reason in ("max_steps", "too_long") for episode in episodes]),
+    )

@@ -1,0 +1,58 @@
+"""``trajectories.jsonl``: a few episodes of an arm's evaluation, the best and the worst, to be read by people.
+
+One JSON object a line: ``rank`` (best or worst), ``problem``, ``sample``, ``goal``, ``task_type``, ``reward``,
+``reason`` (why the episode ended) and ``steps``, each with ``prompt``, ``observation``, ``completion``, ``action``,
+``valid`` and ``reward``.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from onelayer.episodes import Episode
+from onelayer.files import write_text
+
+SHOWN = 3
+"""Episodes of each kind."""
+
+
+def chosen(episodes: Sequence[Episode], count: int = SHOWN) -> list[tuple[str, Episode]]:
+    """The best and the worst episodes by reward: the shortest of the best first, the longest of the worst first.
+
+    No episode is both: of fewer than ``2 * count`` the better half is best.
+    """
+    ordered = sorted(episodes, key=lambda e: (-e.total, len(e.turns), e.start.id, e.sample))
+    half = min(count, (len(ordered) + 1) // 2)
+    worst = ordered[max(half, len(ordered) - count) :]
+    return [("best", episode) for episode in ordered[:half]] + [("worst", episode) for episode in reversed(worst)]
+
+
+def as_record(rank: str, episode: Episode) -> dict[str, Any]:
+    """One line of the file."""
+    return {
+        "rank": rank,
+        "problem": episode.start.id,
+        "sample": episode.sample,
+        "goal": episode.info["goal"],
+        "task_type": episode.info["task_type"],
+        "reward": episode.total,
+        "reason": episode.reason,
+        "steps": [
+            {
+                "prompt": turn.prompt,
+                "observation": turn.observation,
+                "completion": turn.completion,
+                "action": turn.action,
+                "valid": turn.valid,
+                "reward": turn.reward,
+            }
+            for turn in episode.turns
+        ],
+    }
+
+
+def write_trajectories(path: Path, episodes: Sequence[Episode]) -> None:
+    """Write the file of an arm."""
+    lines = [json.dumps(as_record(rank, episode), ensure_ascii=False) for rank, episode in chosen(episodes)]
+    write_text(path, "".join(f"{line}\n" for line in lines))
