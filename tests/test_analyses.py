@@ -44,7 +44,7 @@ def test_strategies_and_controls_join_a_finished_scan(onelayer: Command, data: P
     assert {f"without-{k:02d}" for k in range(3)} <= strategies.keys()
     pair = after["pairs"][0]
     assert pair["excess"] == pytest.approx(pair["combined_difference"] - pair["sum_of_differences"])
-    assert "change_norm" in after["predictors"]
+    assert after["predictors"].keys() == {"change_norm", "first_gradient_norm"}
     best = max(after["layers"], key=lambda row: (row["selection_score"], -row["layer"]))["layer"]
     assert strategies[f"layer-{best:02d}-attn"] == f"{best}.attn"
 

@@ -146,6 +146,8 @@ def test_plan_prints_what_trains(onelayer: Command, data: Path) -> None:
         ("scan --layers 9", "no layer 9; its layers are 0 to 1"),
         ("scan --layers 1.mlp", "whole layers"),
         ("scan --layers ,", "empty item"),
+        ("scan --layers lora:4", "whole layers"),
+        ("scan --layers lisa:1/2@0", "whole layers"),
         ("train --layers 0*0", "trains nothing"),
         ("train --model nowhere/at/all", "no model folder"),
         ("train --device abacus", "device 'abacus'"),

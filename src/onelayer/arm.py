@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class OptimizerSettings:
         return self.learning_rate * shape[self.lr_scheduler_type]
 
 
-COUNTERS = ("updates", "num_tokens", "flat_steps", "cut_steps", "stopped", "effective")
+COUNTERS = ("updates", "num_tokens", "flat_steps", "cut_steps", "stopped", "effective", "first_gradient_norms")
 
 
 @dataclass
@@ -87,6 +87,8 @@ class Arm:
     """``full``, ``layer`` or ``strategy``."""
     effective: bool = False
     """Whether an update with a non-zero rate and gradient has been made."""
+    first_gradient_norms: dict[str, float] = field(default_factory=dict)
+    """Norm of each master's gradient in the first update, before clipping."""
 
     @classmethod
     def create(
@@ -151,6 +153,8 @@ class Arm:
             raise RunStopped(
                 f"arm {self.name}: the gradient of update {self.updates} is not finite; lower learning_rate"
             )
+        if self.updates == 0:
+            self.first_gradient_norms = {n: float(m.grad.norm()) for n, m in self.masters.items() if m.grad is not None}
         if self.settings.max_grad_norm > 0:
             scale = self.settings.max_grad_norm / (norm + 1e-6)
             if scale < 1:

@@ -6,7 +6,7 @@ arrive in groups. Every decision is a function of stored scores: a run that cont
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,9 @@ from onelayer.tasks.base import Split, Task
 from onelayer.tracking import Tracker, open_trackers
 from onelayer.trajectories import write_trajectories
 
+PAGE_SECONDS = 20.0
+"""The page of a running scan is at most written this often."""
+
 
 class Paused(Exception):
     """The run stopped on purpose after ``stop_at`` steps."""
@@ -53,6 +56,9 @@ class Run:
     trackers: list[Tracker]
     scores: dict[str, float] = field(default_factory=dict)
     """Mean test score of the base and of every arm that is done."""
+    write_page: Callable[[], object] | None = None
+    """Writes the page on which the run can be watched."""
+    _next_page: float = 0.0
 
     def train(self, specs: Sequence[ArmSpec], until: int | None = None) -> None:
         """Advance arms to step ``until``, side by side; at the last step (the default) score them and write them out.
@@ -119,6 +125,7 @@ class Run:
                 if arm.stopped:
                     self.progress.say(f"[yellow]{arm.stopped}[/]")
             self.progress.step(step, results)
+            self._refresh_page()
             done = step + 1
             pause = done == self.config.stop_at and done < self.config.steps
             if done % self.config.save_steps == 0 or done == until or pause:
@@ -135,6 +142,14 @@ class Run:
                 self._finish(arm, seconds)
             self.folder.drop_checkpoint(number)
         self.progress.end_set(arms)
+
+    def _refresh_page(self) -> None:
+        """Write the page anew now and then, for at most a twentieth of the time."""
+        started = time.monotonic()
+        if self.write_page and started >= self._next_page:
+            self.write_page()
+            took = time.monotonic() - started
+            self._next_page = started + max(PAGE_SECONDS, 20 * took)
 
     def _check(self, arms: Sequence[Arm]) -> None:
         self.training.frozen()
@@ -158,6 +173,7 @@ class Run:
             "stopped": arm.stopped,
             "selection_score": selection.score,
             "change_norms": arm.change_norms(self.base),
+            "first_gradient_norms": arm.first_gradient_norms,
             **about_test,
         }
         self._write(arm.name, test, record)
@@ -223,6 +239,7 @@ def open_run(
     output: Path,
     console: Console,
     rungs: Sequence[int] = (),
+    write_page: Callable[[], object] | None = None,
 ) -> Iterator[Run]:
     """Open a new folder, or with ``resume`` an old one, and score the base.
 
@@ -244,6 +261,7 @@ def open_run(
                 Training(base, task, data["train"], data["selection"], config, tuple(seeds), tuple(rungs)),
                 progress,
                 open_trackers(config.report_to, output, config.model_dump()),
+                write_page=write_page,
             )
             run.score_base()
         except UserError:

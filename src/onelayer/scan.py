@@ -16,6 +16,7 @@ from onelayer.plan import parse_plan
 from onelayer.plan_table import plan_table
 from onelayer.profile import Profile
 from onelayer.report import terminal
+from onelayer.report.html import write_report
 from onelayer.run import Run, open_run
 from onelayer.setup import load_model, load_splits, load_task
 from onelayer.specs import ArmSpec, spec_of, with_seeds
@@ -38,7 +39,7 @@ def scan(config: ScanConfig, output: Path, console: Console) -> Profile:
     seeds = range(config.seed, config.seed + config.seeds)
     rungs = phases.rung_steps(config.steps, config.rungs) if config.search == "halving" else []
     _announce(base, config, full, layers, console)
-    with open_run(base, task, data, config, seeds, output, console, rungs) as run:
+    with open_run(base, task, data, config, seeds, output, console, rungs, lambda: write_report([output])) as run:
         full_rate = _learning_rate(run, config)
         scan_of = _Scan(run, config, list(seeds), full_rate)
         search = {"none": scan_of.every_layer, "halving": scan_of.halving, "coarse": scan_of.coarse}
@@ -74,7 +75,7 @@ def scanned_layers(plan: str, num_layers: int) -> list[int]:
         UserError: a plan that names anything but whole layers at the one learning rate.
     """
     items = parse_plan(plan, num_layers)
-    if any(not (item.everything or item.layers) or item.module or item.multiplier != 1 for item in items):
+    if any(not (item.everything or item.layers) or item.module or item.rank or item.multiplier != 1 for item in items):
         raise UserError(f"option layers = '{plan}': a scan takes whole layers, for example all, 0,4,8 or every:4")
     named = [range(num_layers) if item.everything else item.layers or () for item in items]
     return sorted({layer for layers in named for layer in layers})

@@ -50,9 +50,16 @@ Each column is a list as long as ``completions``. A completion is text for a tex
 
 
 class Task(Protocol):
-    """A set of problems with a reward."""
+    """A set of problems with a reward.
 
-    name: str
+    A task whose answers can be compared also has ``parse_answer(text) -> str | None``: the final answer of a completion
+    in one form, None where there is none. A majority vote needs it.
+    """
+
+    @property
+    def name(self) -> str:
+        """As in reports; a plain attribute does."""
+        ...
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """The problems of a split, in a fixed order. The splits are disjoint in ids and in prompts."""
