@@ -61,7 +61,7 @@ def recommend(
     candidates |= strategies or {}
     values = {name: float(scores.estimate(unit(scores, name)).value) for name in candidates}
     best = max(candidates, key=lambda name: (values[name], -len(candidates[name].layers)))
-    tied = [name for name in candidates if name == best or _tied(scores, name, best, rules)]
+    tied = [name for name in candidates if name == best or tied_with(scores, name, best, rules)]
     smallest = min(len(candidates[name].layers) for name in tied)
     equals = [name for name in tied if len(candidates[name].layers) == smallest]
     chosen_on = values
@@ -88,7 +88,8 @@ def recommend(
     return Recommendation(arm, chosen.plan, chosen.layers, reason + ".")
 
 
-def _tied(scores: Contrasts, name: str, best: str, rules: Rules) -> bool:
+def tied_with(scores: Contrasts, name: str, best: str, rules: Rules) -> bool:
+    """Whether an arm is shown to be tied with the best one; see the module's docstring."""
     base, own, other = (unit(scores, arm) for arm in (BASE, name, best))
     same = scores.estimate(own - other).p_value() >= rules.alpha
     above = scores.estimate(own - base - rules.tie_low * (other - base))

@@ -1,0 +1,5 @@
+"""``python -m onelayer``."""
+
+from onelayer.cli import main
+
+main()
