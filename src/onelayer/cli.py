@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from onelayer import __version__
-from onelayer.config import ModelConfig, ScanConfig, TrainConfig
+from onelayer.config import BenchmarkConfig, ModelConfig, ScanConfig, TrainConfig
 from onelayer.errors import RunStopped, UserError
 from onelayer.options import build_config, config_options
 
@@ -77,6 +77,22 @@ def plan(plan: str, config_file: str | None, preset: str | None, **flags: Any) -
     console.print(plan_table(base, spec_of(base, config.layers, config.seed), config.learning_rate))
     for note in choice_notes(config.layers):
         console.print(note, style="dim")
+
+
+@cli.command("eval", context_settings=SETTINGS)
+@config_options(BenchmarkConfig)
+def evaluate(config_file: str | None, preset: str | None, **flags: Any) -> None:
+    """Score a model or a delta on benchmarks: avg@k, pass@k and the rate of completions that were cut off.
+
+    A delta is put on its base for the time of scoring; no checkpoint is written.
+
+    Example: onelayer eval --delta runs/a/arms/layer-03 --benchmarks math500,amc --harness gpqa_diamond_zeroshot
+    """
+    from onelayer.evaluate import evaluate_model
+
+    config = build_config(BenchmarkConfig, flags, config_file, preset)
+    default = Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
+    evaluate_model(config, Path(config.output) if config.output else default, Console())
 
 
 @cli.command(context_settings=SETTINGS)
