@@ -175,6 +175,13 @@ def test_scores_measured_elsewhere_and_comparisons(onelayer: Command, data: Path
     assert (code, err) == (0, "")
     assert profile_of(data / "a")["layers"][4]["contribution"] == pytest.approx(0.6)
     assert (data / "a/report.html").is_file()
+    # Two categories of one and two benchmarks: the base is (30 + (40 + 20) / 2) / 2 = 30, not (40 + 20 + 30) / 3.
+    wide = [rows[0] + ",mbpp", rows[1] + ",30", rows[2] + ",60", *(f"{row},45" for row in rows[3:])]
+    (data / "wide.csv").write_text("\n".join(wide))
+    code, _, err = onelayer("contribution wide.csv --categories 'Math=gsm8k,math500;Code=mbpp' --output all")
+    assert (code, err) == (0, "")
+    assert profile_of(data / "all")["base_score"] == pytest.approx(30)
+    assert profile_of(data / "all")["full_score"] == pytest.approx(50)
     code, _, err = onelayer("contribution scores.csv --output a")
     assert code == 2
     assert "already exists" in err
@@ -188,6 +195,9 @@ def test_scores_measured_elsewhere_and_comparisons(onelayer: Command, data: Path
         "compare a --output x": "at least two",
         "compare a nothing --output x": "does not exist",
         "contribution nothing.csv --output x": "nothing.csv",
+        "contribution wide.csv --output x --categories Math": "write for example",
+        "contribution wide.csv --output x --categories Math=gsm8k,math500": "mbpp",
+        "contribution wide.csv --output x --categories 'A=gsm8k;B=gsm8k'": "two categories",
         "contribution scores.csv --output x --num-layers 3": "at least 6",
     }.items():
         code, _, err = onelayer(line)

@@ -147,9 +147,12 @@ def report(folders: tuple[str, ...], output: str | None) -> None:
 @click.option("--num-layers", type=int, default=None, help="layers of the model [default: highest in the file + 1]")
 @click.option("--score-sd", type=float, default=None, help="standard deviation of an average, for files of averages")
 @click.option("--score-range", nargs=2, type=float, default=None, metavar="LOW HIGH", help="possible scores")
+@click.option(
+    "--categories", default=None, help="Math=gsm8k,math500;Code=humaneval: judge the mean of category averages (C_all)"
+)
 @click.option("--model", default="measured elsewhere", help="the model's name, for the report")
 @click.option("--task", default=None, help="the task's name, for the report [default: the file's]")
-def contribution(scores: str, output: str, **options: Any) -> None:
+def contribution(scores: str, output: str, categories: str | None, **options: Any) -> None:
     """Judge scores that were measured elsewhere.
 
     SCORES.csv is wide (setting,layer,<benchmark>,...: one row for Base, Full and each layer) or long
@@ -157,11 +160,12 @@ def contribution(scores: str, output: str, **options: Any) -> None:
 
     Example: onelayer contribution scores.csv --score-sd 0.4 --output runs/published
     """
-    from onelayer.elsewhere import judge_csv
+    from onelayer.elsewhere import judge_csv, parse_categories
     from onelayer.report import terminal
 
     console = Console()
-    profile, files = judge_csv(Path(scores), Path(output), **options)
+    named = parse_categories(categories) if categories else None
+    profile, files = judge_csv(Path(scores), Path(output), categories=named, **options)
     console.print(terminal.render(profile))
     console.print(f"\nresults: {output}\nreport:  {files.html}", soft_wrap=True, highlight=False)
 

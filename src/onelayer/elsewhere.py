@@ -1,6 +1,6 @@
 """Judging what was measured elsewhere, and several profiles together: no model, no training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onelayer.compare import Comparison, Curve, compare
@@ -22,6 +22,7 @@ def judge_csv(
     num_layers: int | None = None,
     score_sd: float | None = None,
     score_range: tuple[float, float] | None = None,
+    categories: Mapping[str, str] | None = None,
     model: str = "measured elsewhere",
     task: str | None = None,
 ) -> tuple[Profile, ReportFiles]:
@@ -33,6 +34,7 @@ def judge_csv(
         num_layers: of the model; by default one more than the highest layer in the file.
         score_sd: standard deviation of an average, in the file's unit, for files of averages.
         score_range: lowest and highest possible score; None guesses 0 to 1 or 0 to 100.
+        categories: benchmark -> category; the score is then the mean of category averages and C is the paper's C_all.
         model: the model's name, for the report.
         task: the task's name; by default the file's.
 
@@ -41,7 +43,7 @@ def judge_csv(
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"output '{output}' already exists and is not an empty folder; give another one")
-    measured = read_csv(path, score_sd=score_sd, score_range=score_range)
+    measured = read_csv(path, score_sd=score_sd, score_range=score_range, categories=categories)
     highest = max(measured.layers)
     if num_layers is not None and num_layers <= highest:
         raise UserError(
@@ -63,6 +65,24 @@ def judge_csv(
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "profile.json", profile.model_dump())
     return profile, write_report([output])
+
+
+def parse_categories(text: str) -> dict[str, str]:
+    """Benchmark -> category, from ``Math=gsm8k,math500;Code=humaneval``.
+
+    Raises:
+        UserError: text of another form, or a benchmark in two categories.
+    """
+    categories: dict[str, str] = {}
+    for group in text.split(";"):
+        category, equals, names = group.partition("=")
+        benchmarks = [name.strip() for name in names.split(",") if name.strip()]
+        if not equals or not category.strip() or not benchmarks:
+            raise UserError(f"option categories = '{group}': write for example Math=gsm8k,math500;Code=humaneval")
+        if twice := [name for name in benchmarks if name in categories]:
+            raise UserError(f"option categories: benchmark '{twice[0]}' is in two categories")
+        categories |= dict.fromkeys(benchmarks, category.strip())
+    return categories
 
 
 def compare_profiles(
