@@ -107,7 +107,7 @@ def test_a_frozen_tensor_that_moves_stops_the_run(base: BaseModel) -> None:
     check()
     with torch.no_grad():
         base.tensor("model.layers.3.mlp.up_proj.weight")[0, 0] += 1e-7
-    with pytest.raises(RunStopped, match="1 frozen tensors.*layers.3.mlp.up_proj"):
+    with pytest.raises(RunStopped, match=r"1 frozen tensors.*layers\.3\.mlp\.up_proj"):
         check()
 
 

@@ -100,7 +100,7 @@ def test_a_scan_of_own_problems_from_start_to_report(onelayer: Command, data: Pa
 def test_train_pauses_and_resumes(onelayer: Command, data: Path) -> None:
     save_model(data / "qwen", "qwen2", layers=3)
     line = f"train --model qwen {OWN} --layers mid:1.mlp,head*2 --output run"
-    code, out, err = onelayer(line + " --stop_at 5")
+    code, _, err = onelayer(line + " --stop_at 5")
     assert code == 2
     assert "tied" in err
     save_model(data / "qwen", "qwen2", layers=3, tied=False)

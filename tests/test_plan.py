@@ -94,7 +94,7 @@ def test_plans_read_profiles() -> None:
 
 def test_random_layers_are_fixed_for_ever() -> None:
     assert random_layers(28, 5, 0) == (7, 15, 18, 20, 25)
-    assert layers("random:5@0") == set((7, 15, 18, 20, 25))
+    assert layers("random:5@0") == {7, 15, 18, 20, 25}
     assert random_layers(28, 5, 1) != random_layers(28, 5, 0)
 
 
