@@ -1,10 +1,11 @@
 """The commands: parse, call, print."""
 
 import dataclasses
+import logging
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.console import Console
 from onelayer import __version__
 from onelayer.config import BenchmarkConfig, ModelConfig, ScanConfig, TrainConfig
 from onelayer.errors import RunStopped, UserError
+from onelayer.graders.math_text import RULES, Rule
 from onelayer.options import build_config, config_options
 
 # Underscores and hyphens in option names are the same, since the field writes learning_rate and shells --learning-rate.
@@ -234,6 +236,41 @@ def vote(folder: str, k: int, temperature: float) -> None:
     console.print(f"\nresults: {path}", soft_wrap=True, highlight=False)
 
 
+@cli.command(context_settings=SETTINGS)
+@click.argument("file", metavar="FILE.jsonl")
+@click.option("--grader", type=click.Choice(["math", "code"]), required=True, help="what the completions are")
+@click.option("--output", required=True, metavar="OUT.jsonl", help="the rows again, with reward and reason")
+@click.option("--rule", type=click.Choice(RULES), default=None, help="math: where the answer stands [default: auto]")
+@click.option("--strict", is_flag=True, help="math: an answer anywhere else counts as none")
+@click.option("--require-sandbox", is_flag=True, help="code: refuse to run programs unless every protection holds")
+def grade(
+    file: str, grader: Literal["math", "code"], output: str, rule: Rule | None, strict: bool, require_sandbox: bool
+) -> None:
+    """Grade finished answers: rows of completion and answer (math), or of completion and tests (code).
+
+    Example: onelayer grade answers.jsonl --grader math --rule boxed --output graded.jsonl
+    """
+    from onelayer.graders.grade_file import grade_file
+
+    if grader == "code" and (rule or strict):
+        raise UserError("--rule and --strict are for --grader math: programs have no place where an answer stands")
+    if grader == "math" and require_sandbox:
+        raise UserError("--require-sandbox is for --grader code: the math grader runs no programs")
+    counts = grade_file(
+        Path(file), grader, Path(output), rule=rule or "auto", strict=strict, require_sandbox=require_sandbox
+    )
+    for reason, count in counts.items():
+        click.echo(f"{reason:<12} {count:>9,}")
+    click.echo(f"\nresults: {output}")
+
+
+class _Announcements(logging.Handler):
+    """Prints what the package logs, such as the sandbox's protections."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record))
+
+
 def _output(config: TrainConfig, command: str) -> Path:
     if config.output is not None:
         return Path(config.output)
@@ -247,6 +284,9 @@ def main() -> None:
     """Run a command. Exit codes: 0 done, 1 failed, 2 the user's input is wrong (one sentence on stderr)."""
     from onelayer.run import Paused
 
+    logger = logging.getLogger("onelayer")
+    logger.handlers = [_Announcements(logging.INFO)]
+    logger.setLevel(logging.INFO)
     try:
         cli(standalone_mode=False)
     except UserError as error:

@@ -78,6 +78,8 @@ def grade_code(
 def shared_sandbox(*, require: bool = False) -> Sandbox:
     """The sandbox that calls without one share, started and probed by the first of them, ended with the process.
 
+    What the probes found is logged once, as information, or as a warning where a protection does not hold.
+
     Args:
         require: refuse to go on unless every protection holds.
 
@@ -87,8 +89,9 @@ def shared_sandbox(*, require: bool = False) -> Sandbox:
     if not _shared:
         _shared.append(Sandbox())
         atexit.register(_shared[0].close)
+        found = probe(_shared[0])
+        logger.log(logging.INFO if all(found.values()) else logging.WARNING, statement(_shared[0], found))
     protections = probe(_shared[0])
-    logger.log(logging.INFO if all(protections.values()) else logging.WARNING, statement(_shared[0], protections))
     if require:
         require_protections(protections)
     return _shared[0]

@@ -1,10 +1,12 @@
 """Grading a file of finished answers: JSON lines in, the same lines with ``reward`` and ``reason`` out."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 from onelayer.errors import UserError
+from onelayer.files import atomic_path
 from onelayer.graders.code_sandbox import grade_code, shared_sandbox
 from onelayer.graders.code_tests import parse_tests
 from onelayer.graders.grade import Grade, Reason, count_reasons
@@ -30,7 +32,7 @@ def grade_file(
         path: JSON lines with ``completion`` and ``answer`` (math) or ``tests`` (code, see
             :mod:`~onelayer.graders.code_tests`).
         grader: which grader.
-        output: where to write; an existing file is replaced.
+        output: where to write; an existing file is replaced, whole or not at all.
         rule: math only: where the answer stands in a completion.
         strict: math only: whether only that place counts.
         require_sandbox: code only: refuse to run programs unless every protection holds.
@@ -39,9 +41,11 @@ def grade_file(
         How often each reason occurred.
 
     Raises:
-        UserError: the file, or one of its rows, is not as described.
+        UserError: the file, or one of its rows, is not as described, or ``output`` cannot be written.
     """
     rows = read_rows(path, grader)
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise UserError(f"{output} cannot be written; give a file in a folder that exists and is yours.")
     completions = [row["completion"] for row in rows]
     grades: list[Grade]
     if grader == "math":
@@ -49,7 +53,7 @@ def grade_file(
     else:
         sandbox = shared_sandbox(require=require_sandbox)
         grades = grade_code(completions, [row["tests"] for row in rows], sandbox=sandbox)
-    with output.open("w", encoding="utf-8") as lines:
+    with atomic_path(output) as temporary, temporary.open("w", encoding="utf-8") as lines:
         for row, grade in zip(rows, grades, strict=True):
             lines.write(json.dumps(row | {"reward": grade.reward, "reason": grade.reason}) + "\n")
     return count_reasons(grades)
@@ -65,7 +69,8 @@ def read_rows(path: Path, grader: Grader) -> list[dict[str, Any]]:
         raise UserError(f"There is no grader {grader!r}; use math or code.")
     reference = _REFERENCE[grader]
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): JSON text may hold other line separators, such as U+2028.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text: {error}.") from error
     rows = []
