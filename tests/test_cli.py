@@ -109,7 +109,7 @@ def test_train_pauses_and_resumes(onelayer: Command, data: Path) -> None:
     code, out, err = onelayer(line + " --resume")
     assert (code, err) == (0, "")
     assert (data / "run/arms/mid-1-mlp-head-x-2/delta.safetensors").exists()
-    code, out, err = onelayer(line)
+    code, _, err = onelayer(line)
     assert code == 2
     assert "already holds a run" in err
 

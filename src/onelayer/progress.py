@@ -83,7 +83,10 @@ class RunProgress:
             rewards = {arm.name: self._smooth[arm.name] for arm, _ in results}
             alone = [reward for name, reward in rewards.items() if name != "full"]
             shown = [f"full {rewards['full']:.2f}"] if "full" in rewards else []
-            shown += [f"others {min(alone):.2f} to {max(alone):.2f}"] if alone else []
+            if len(alone) == 1:
+                shown.append(f"{min(alone):.2f}")
+            elif alone:
+                shown.append(f"others {min(alone):.2f} to {max(alone):.2f}")
             self.say(f"step {step + 1}/{self._steps}  about {left:.0f} s left  reward: {', '.join(shown)}")
 
     def _update(self) -> tuple[int, int]:
