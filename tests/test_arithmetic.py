@@ -165,4 +165,5 @@ def test_pretraining_never_sees_a_held_out_problem() -> None:
     texts = [sample() for _ in range(5000)]
     assert held_out.isdisjoint(prompt for prompt, _ in texts)
     right = [final_answer(completion) == str(sum(operands_of(prompt))) for prompt, completion in texts]
-    assert 0.4 < sum(right) / len(right) < 0.6
+    # 5 % right, and 75 % right only where nothing is carried: 36 of 81 pairs of last digits. Guesses almost never are.
+    assert sum(right) / len(right) == pytest.approx(0.05 + 0.75 * 36 / 81, abs=0.02)
