@@ -74,8 +74,8 @@ class Episode:
 
 
 def pad_width(length: int) -> int:
-    """Tokens that a prompt is padded to: the next of 16, 24, 32, 48, 64, 96, ..., so that a few batches hold them all."""
-    power = 16
+    """Tokens that a prompt is padded to: the next of 32, 48, 64, 96, 128, ..., so that a few batches hold them all."""
+    power = 32
     while 2 * power < length:
         power *= 2
     return next(width for width in (power, power * 3 // 2, 2 * power) if width >= length)

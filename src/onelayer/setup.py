@@ -74,6 +74,7 @@ def load_splits(base: BaseModel, task: Task, config: TrainConfig) -> dict[Split,
     longest = config.max_prompt_length + config.max_completion_length
     if isinstance(task, AgenticTask):
         return _start_states(base, task, longest)
+    _refuse_options_of_turns(task, config)
     data = {split: encode_split(base, task, split, config.max_prompt_length) for split in SPLITS}
     needed = max(split.width for split in data.values()) + config.max_completion_length
     if needed > base.max_length:
@@ -82,6 +83,18 @@ def load_splits(base: BaseModel, task: Task, config: TrainConfig) -> dict[Split,
             f"max_completion_length {config.max_completion_length} takes {needed} (at most {longest}); lower one of them"
         )
     return data
+
+
+def _refuse_options_of_turns(task: Task, config: TrainConfig) -> None:
+    """Refuse what a task with single answers would not read."""
+    if config.algorithm == "gigpo":
+        raise UserError(
+            f"algorithm gigpo is for tasks that are played in turns (household, alfworld), not for '{task.name}'; "
+            "with single answers it would be grpo"
+        )
+    for name in ("history_length", "max_env_steps", "env_workers", "env_timeout", "invalid_action_penalty_coef"):
+        if getattr(config, name) != TrainConfig.model_fields[name].default:
+            raise UserError(f"option {name} is for tasks that are played in turns, and '{task.name}' is not one")
 
 
 def _start_states(base: BaseModel, task: AgenticTask, longest: int) -> dict[Split, EncodedSplit]:

@@ -69,6 +69,35 @@ def habit_action(house: House, rng: random.Random) -> str:
     return rng.choice([action for action in wrong if action.split()[0] in habit] or wrong)
 
 
+def lazy_action(house: House, rng: random.Random | None = None) -> str:
+    """Next step of a player who opens nothing and never cleans, heats or cools; otherwise the expert's.
+
+    It wins where neither is needed, a fifth of the training episodes.
+    """
+    onward = f"go {ROOMS[(ROOMS.index(house.room) + 1) % len(ROOMS)]}"
+    if house.held == house.target and house.task_type in TOOLS and house.room != ROOM_OF[house.destination]:
+        return f"go {ROOM_OF[house.destination]}"
+    if house.held == house.target and house.task_type in TOOLS and house.is_open(house.destination):
+        return f"put {house.destination}"
+    action = expert_action(house)
+    return onward if action.startswith("open") or action.split()[0] in TOOLS else action
+
+
+def tempted_policy(expert_fraction: float = 0.2, lazy_fraction: float = 0.7) -> Policy:
+    """A player whose steps are mostly lazy, sometimes the expert's, and the rest bad habits, independently.
+
+    Its likeliest step is the lazy one: greedy play wins only where that suffices, and RL has to change the preference.
+    """
+
+    def act(house: House, rng: random.Random) -> str:
+        drawn = rng.random()
+        if drawn < expert_fraction:
+            return expert_action(house)
+        return lazy_action(house) if drawn < expert_fraction + lazy_fraction else habit_action(house, rng)
+
+    return act
+
+
 def mixed_policy(expert_fraction: float) -> Policy:
     """A player whose steps are the expert's with this probability, independently, and otherwise bad habits."""
 
@@ -92,14 +121,14 @@ def success_rate(policy: Policy, episodes: int, seed: int = 0, max_steps: int = 
 
 
 def pretraining_text(
-    rng: random.Random, *, expert_fraction: float = 0.45, history_length: int = 2, max_steps: int = 12
+    rng: random.Random, policy: Policy | None = None, *, history_length: int = 2, max_steps: int = 12
 ) -> Iterator[tuple[str, str]]:
-    """Yield ``(prompt, action)`` of a mixed player's turns, episode after episode of the train split, without end.
+    """Yield ``(prompt, action)`` of a player's turns (a tempted one's by default), episode after episode of the train split, without end.
 
     Prompts are compact (`render_prompt`); a model is to continue each with its action and ``</action>``.
     """
     environment = Household("train", max_steps)
-    policy = mixed_policy(expert_fraction)
+    policy = policy or tempted_policy()
     while True:
         observation, info = environment.reset(rng.randrange(2**31))
         history: list[tuple[str, str]] = []
