@@ -7,7 +7,7 @@ for as long as a forward pass needs them.
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -112,19 +112,14 @@ def load_base(
     Raises:
         UserError: the model is not there, is damaged, or is of a kind that cannot be profiled layer by layer.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
 
     path = model_path(name)
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
-    with _reading(name):
-        config = AutoConfig.from_pretrained(path, **source)
-    if getattr(config, "is_encoder_decoder", False):
-        raise UserError(f"model '{name}' is an encoder-decoder; onelayer profiles decoder-only causal language models")
-    if getattr(config, "quantization_config", None) is not None:
-        raise UserError(f"model '{name}' has quantised weights, which cannot be trained; use its unquantised version")
+    config = read_config(name, revision=revision, trust_remote_code=trust_remote_code)
     if dtype is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else (config.dtype or torch.bfloat16)
     with _reading(name):
@@ -140,12 +135,48 @@ def load_base(
     return wrap_model(module.to(device), tokenizer, name=name, revision=revision)
 
 
+def read_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The transformers configuration of a model; no weights are read.
+
+    Raises:
+        UserError: the model is not there, or of a kind that cannot be profiled layer by layer.
+    """
+    from transformers import AutoConfig
+
+    path = model_path(name)
+    with _reading(name):
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"model '{name}' is an encoder-decoder; onelayer profiles decoder-only causal language models")
+    if getattr(config, "quantization_config", None) is not None:
+        raise UserError(f"model '{name}' has quantised weights, which cannot be trained; use its unquantised version")
+    return config
+
+
 def wrap_model(module: nn.Module, tokenizer: Any, *, name: str, revision: str | None = None) -> BaseModel:
     """Freeze a model that is already in memory and find its parts.
 
     Raises:
         UserError: no single list of decoder layers, no plain linear head, logits that are more than the head's output, or
             no token that ends a completion.
+    """
+    base = replace(
+        outline(module, name=name, revision=revision),
+        tokenizer=tokenizer,
+        stop_token_ids=_stop_tokens(module, tokenizer, name),
+        hash=_hash(module),
+    )
+    _check_head(base)
+    return base
+
+
+def outline(module: nn.Module, *, name: str, revision: str | None = None) -> BaseModel:
+    """Freeze a model and find its parts, without a look at its weights: they may be on the meta device.
+
+    There is no tokenizer and no hash; what only plans needs neither.
+
+    Raises:
+        UserError: no single list of decoder layers, or no plain linear head.
     """
     module.requires_grad_(False)
     module.eval()
@@ -156,7 +187,7 @@ def wrap_model(module: nn.Module, tokenizer: Any, *, name: str, revision: str | 
         raise UserError(f"model '{name}' has no linear language-model head, which log-probabilities are computed from")
     embedding = module.get_input_embeddings()  # type: ignore[operator]
     tied = head.weight is embedding.weight
-    base = BaseModel(
+    return BaseModel(
         name=name,
         revision=revision,
         module=module,
@@ -165,12 +196,10 @@ def wrap_model(module: nn.Module, tokenizer: Any, *, name: str, revision: str | 
         layers=layers,
         parts=_find_parts(module, layers_path, head, tied),
         tied_head=tied,
-        tokenizer=tokenizer,
-        stop_token_ids=_stop_tokens(module, tokenizer, name),
-        hash=_hash(module),
+        tokenizer=None,
+        stop_token_ids=(),
+        hash="",
     )
-    _check_head(base)
-    return base
 
 
 def model_path(name: str) -> str:
