@@ -41,7 +41,9 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
 
 
-def save_model(folder: Path, family: str = "qwen3", *, tied: bool = True, layers: int = 4, seed: int = 0) -> Path:
+def save_model(
+    folder: Path, family: str = "qwen3", *, tied: bool = True, layers: int = 4, seed: int = 0, context: int = 128
+) -> Path:
     """A model folder as one on the hub: config, safetensors, tokenizer."""
     torch.manual_seed(seed)
     tokenizer = character_tokenizer()
@@ -53,7 +55,7 @@ def save_model(folder: Path, family: str = "qwen3", *, tied: bool = True, layers
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=128,
+        max_position_embeddings=context,
         tie_word_embeddings=tied,
         pad_token_id=0,
         eos_token_id=1,

@@ -61,22 +61,30 @@ def train(config_file: str | None, preset: str | None, **flags: Any) -> None:
 
 
 @cli.command(context_settings=SETTINGS)
-@click.argument("plan")
+@click.argument("plan", required=False)
 @config_options(TrainConfig)
-def plan(plan: str, config_file: str | None, preset: str | None, **flags: Any) -> None:
-    """Show what a plan would train, without training.
+def plan(plan: str | None, config_file: str | None, preset: str | None, **flags: Any) -> None:
+    """Show what a plan would train, and about what it would cost, without training and without weights.
 
+    PLAN is by default all layers; the first and the last layer alone stand beside it in the table of costs.
+
+    \b
     Example: onelayer plan "all,mid:2*2" --model bundled:qwen3-arithmetic --task arithmetic
+    Example: onelayer plan --preset qwen3-1.7b-numinamath
     """
+    from onelayer.architectures import outline_model
+    from onelayer.cost import cost_table
     from onelayer.plan_table import plan_table
-    from onelayer.setup import load_model
     from onelayer.specs import choice_notes, spec_of
 
     flags["layers"] = plan
     config = build_config(TrainConfig, flags, config_file, preset, default_task="arithmetic")
-    base = load_model(config)
+    base = outline_model(config)
     console = Console()
-    console.print(plan_table(base, spec_of(base, config.layers, config.seed), config.learning_rate))
+    spec = spec_of(base, config.layers, config.seed)
+    console.print(plan_table(base, spec, config.learning_rate))
+    beside = [spec_of(base, str(layer), config.seed) for layer in (0, base.num_layers - 1)]
+    console.print(cost_table(base, [spec, *(each for each in beside if each.name != spec.name)], config))
     for note in choice_notes(config.layers):
         console.print(note, style="dim")
 
@@ -262,6 +270,34 @@ def grade(
     for reason, count in counts.items():
         click.echo(f"{reason:<12} {count:>9,}")
     click.echo(f"\nresults: {output}")
+
+
+@cli.command("alfworld-games", context_settings=SETTINGS)
+@click.option("--number", type=int, default=100, show_default=True, help="training games")
+@click.option("--output", required=True, metavar="DIR", help="folder for json_2.1.1; set ALFWORLD_DATA to it to play")
+@click.option("--seed", type=int, default=0, show_default=True, help="of everything that is drawn")
+@click.option(
+    "--held-out", type=int, default=None, help="games in each validation split [default: an eighth, at least 6]"
+)
+@click.option(
+    "--min-receptacles", type=int, default=1, show_default=True, help="least furniture of a room; official 20+"
+)
+def alfworld_games(number: int, output: str, seed: int, held_out: int | None, min_receptacles: int) -> None:
+    """Write new ALFWorld games with the engine's own domain and grammar, each won by its expert plan.
+
+    Example: onelayer alfworld-games --number 60 --output games && ALFWORLD_DATA=games onelayer train --task alfworld
+    """
+    from onelayer.environments.alfworld_games import write_games
+
+    written = write_games(number, Path(output), seed, held_out=held_out, min_receptacles=min_receptacles)
+    for kind, count in sorted(written.task_types.items()):
+        click.echo(f"{count:5d}  {kind}")
+    click.echo(
+        f"games: {', '.join(f'{count} {split}' for split, count in written.games.items())}; "
+        f"{written.receptacles[0]} to {written.receptacles[1]} receptacles, "
+        f"expert plans of {written.steps[0]} to {written.steps[1]} steps"
+    )
+    click.echo(f"export ALFWORLD_DATA={written.folder}")
 
 
 class _Announcements(logging.Handler):

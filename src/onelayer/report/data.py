@@ -173,7 +173,12 @@ class Scan:
         return bool(self.waiting) or self.view is None
 
 
-def _parse(text: str, where: str) -> Mapping[str, Any]:
+def parse_object(text: str, where: str) -> Mapping[str, Any]:
+    """A JSON object, or a sentence that says where there is none.
+
+    Raises:
+        UserError: something else.
+    """
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -184,7 +189,7 @@ def _parse(text: str, where: str) -> Mapping[str, Any]:
 
 
 def _read_object(path: Path) -> Mapping[str, Any]:
-    return _parse(path.read_text(encoding="utf-8"), str(path)) if path.exists() else {}
+    return parse_object(path.read_text(encoding="utf-8"), str(path)) if path.exists() else {}
 
 
 def layer_change(scan: Scan) -> dict[int, float]:
@@ -214,7 +219,7 @@ def read_arm(folder: Path) -> Arm:
         seed=int(name["seed"] or 0),
         record=_read_object(folder / "arm.json"),
         metrics=tuple(
-            _parse(line, f"{metrics}, line {number},")
+            parse_object(line, f"{metrics}, line {number},")
             for number, line in enumerate(lines, start=1)
             if line.endswith("\n")
         ),

@@ -21,6 +21,7 @@ from onelayer.report import figures, tables, wording
 from onelayer.report.comparison import heat_map, overlay, pairs_table, stability_table
 from onelayer.report.curves import curves
 from onelayer.report.data import Scan, View, layer_change, read_scan
+from onelayer.report.episodes import Transcript, transcripts
 from onelayer.report.figures import Picture
 from onelayer.report.pictures import write_pictures
 from onelayer.report.tables import Table
@@ -66,6 +67,7 @@ class Section:
     pairs: Table | None = None
     change: Picture | None = None
     curves: tuple[Picture, ...] = ()
+    transcripts: tuple[Transcript, ...] = ()
     commands: tuple[str, ...] = ()
     facts: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
 
@@ -133,6 +135,7 @@ def make_section(scan: Scan) -> Section:
         about=scan.name,
         progress=wording.progress(scan) if scan.running else None,
         curves=tuple(curves(scan.arms, num_layers, scan.settings)),
+        transcripts=transcripts(scan),
         commands=tuple(_commands(scan)),
         facts=tuple(_facts(scan)),
         ranking=tables.scored_so_far(scan),
