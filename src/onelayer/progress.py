@@ -47,6 +47,10 @@ class RunProgress:
         """Print a line above the bars."""
         self._bars.console.print(text, highlight=False)
 
+    def note(self, text: str) -> None:
+        """Say beside the first bar what goes on besides training."""
+        self._bars.update(self._whole, note=text)
+
     def expect(self, names: Sequence[str]) -> None:
         """Count these arms in."""
         for name in names:
@@ -60,6 +64,7 @@ class RunProgress:
 
     def start_set(self, arms: Sequence[Arm], step: int) -> None:
         """A set of arms begins (or continues) at ``step``."""
+        self.note("")
         for arm in arms:
             self._first += step - self._expected[arm.name]
             self._expected[arm.name] = step

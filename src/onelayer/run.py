@@ -158,6 +158,7 @@ class Run:
 
     def _finish(self, arm: Arm, seconds: float) -> None:
         """Score an arm at its end and write its delta, its scores and, last, its record."""
+        self.progress.note(f"scoring {arm.name}")
         test, about_test = self._test(arm.name, arm.weights)
         selection = self._evaluate("selection", arm.weights)
         arm.save_delta(self.folder.arm(arm.name) / "delta.safetensors", self.base)
@@ -187,6 +188,7 @@ class Run:
     def score_base(self) -> None:
         """Score the base, once for a folder."""
         if not self.folder.finished("base"):
+            self.progress.note("scoring the base")
             test, about_test = self._test("base", {})
             selection = self._evaluate("selection", {})
             record = {"arm": "base", "kind": "base", "selection_score": selection.score, **about_test}
@@ -196,7 +198,7 @@ class Run:
         problems, completions = len(self.data["test"].problems), len(scored.reward)
         left_out = sum(split.too_long for split in self.data.values())
         note = f" ({left_out} prompts over {self.config.max_prompt_length} tokens left out)" if left_out else ""
-        for remark in self.task.notes if isinstance(self.task, AgenticTask) else ():
+        for remark in self.task.notes if isinstance(self.task, AgenticTask | BenchmarkTask) else ():
             self.progress.say(escape(remark))
         self.progress.say(
             f"[bold]base[/]  score {self.scores['base']:.4f} on {completions} completions of {problems} "
@@ -250,6 +252,8 @@ def open_run(
     """
     manifest = build_manifest(base, data, config, seeds)
     folder = (RunFolder.resume if config.resume else RunFolder.create)(output, manifest, config)
+    if isinstance(task, BenchmarkTask):
+        write_json(folder.path / "task.json", task.description)
     with RunProgress(console, config.steps) as progress:
         try:
             run = Run(
