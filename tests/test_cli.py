@@ -125,7 +125,7 @@ def test_plan_prints_what_trains(onelayer: Command, data: Path) -> None:
     save_model(data / "m", layers=4)
     code, out, _ = onelayer("plan all,1-2.attn*2 --model m --task arithmetic")
     assert code == 0
-    for text in ("embed", "layers 1-2 attn", "layers 1-2 mlp+norm", "layer 3", "0.0006", "tied to the embedding"):
+    for text in ("embed", "layers 1-2 attn", "layers 1-2 mlp+norm", "layer 3", "0.0002", "tied to the embedding"):
         assert text in out
 
 
