@@ -162,15 +162,7 @@ def _score(
     rewards, graded, reasons = _grade(benchmark, base, answers)
     results.completions += graded
     settings = {
-        "name": benchmark.name,
-        "category": benchmark.category,
-        "source": file or benchmark.source.model_dump(),
-        "prompt": (benchmark.chat_prompt or benchmark.prompt) if config.chat else benchmark.prompt,
-        "chat": config.chat,
-        "stop": list(data.problems[0].stop),
-        "grader": benchmark.grader,
-        "answer_rule": benchmark.answer_rule if benchmark.grader == "math" else None,
-        "strict": benchmark.strict,
+        **benchmark.settings(chat=config.chat, file=file),
         "temperature": scoring.temperature,
         "max_completion_length": length,
         "seed": config.eval_seed,

@@ -19,7 +19,7 @@ from onelayer import episodes
 from onelayer.arm import Arm
 from onelayer.config import TrainConfig
 from onelayer.errors import UserError
-from onelayer.files import atomic_path
+from onelayer.files import atomic_path, write_json
 from onelayer.folder import RunFolder
 from onelayer.loop import Record, Training, run_steps
 from onelayer.model import BaseModel
@@ -31,6 +31,7 @@ from onelayer.setup import build_manifest
 from onelayer.specs import ArmSpec, create_arm, plan_sets
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Split, Task
+from onelayer.tasks.training import BenchmarkTask
 from onelayer.tracking import Tracker, open_trackers
 from onelayer.trajectories import write_trajectories
 

@@ -159,6 +159,20 @@ class ProblemSet(Config):
             raise UserError(f"{where}: the row has no reference answer ({self.reference})")
         return {"answer": answer}
 
+    def settings(self, *, chat: bool, file: str | None) -> dict[str, Any]:
+        """What results that rest on the set say of it."""
+        return {
+            "name": self.name,
+            "category": self.category,
+            "source": file or self.source.model_dump(),
+            "prompt": (self.chat_prompt or self.prompt) if chat else self.prompt,
+            "chat": chat,
+            "stop": [] if chat else self.stop,
+            "grader": self.grader,
+            "answer_rule": self.answer_rule if self.grader == "math" else None,
+            "strict": self.strict,
+        }
+
     def grade(self, completions: Sequence[str], expected: Sequence[Mapping[str, Any]]) -> list[Grade]:
         """Grade completions against what :meth:`expected` gave for their problems."""
         if self.grader == "code":

@@ -7,7 +7,7 @@ benchmark problem and those whose reference cannot be used. What was left out is
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,16 @@ class BenchmarkTask:
         sets: Sequence[ProblemSet],
         splits: Mapping[Split, Sequence[Problem]],
         draw: "Draw | None" = None,
+        description: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.sets = {each.name: each for each in sets}
         self.draw = draw
         """What was left out of the training set; None where there is none."""
+        self.description = dict(description or {})
+        """What results that rest on the task say of it, as JSON values."""
+        self.notes = () if draw is None else (f"{name}: {draw.sentence()}",)
+        """What the user should know of the problems, in sentences."""
         self._splits = splits
 
     def problems(self, split: Split) -> Sequence[Problem]:
@@ -103,15 +108,19 @@ def load_training_task(config: TrainConfig) -> BenchmarkTask:
     files = local_files(config.data_files, [training, *benchmarks])
     test: list[Problem] = []
     texts: list[str] = []
+    described: list[dict[str, Any]] = []
     for benchmark in benchmarks:
         scoring = Scoring(
             benchmark.name,
             benchmark.num_samples if config.eval_num_samples is None else config.eval_num_samples,
             benchmark.temperature if config.eval_temperature is None else config.eval_temperature,
         )
-        problems, raw = benchmark_problems(benchmark, files.get(benchmark.name), chat=config.chat, scoring=scoring)
+        file = files.get(benchmark.name)
+        problems, raw = benchmark_problems(benchmark, file, chat=config.chat, scoring=scoring)
         test += problems
         texts += raw
+        sampling = {"num_samples": scoring.num_samples, "temperature": scoring.temperature}
+        described.append({**benchmark.settings(chat=config.chat, file=file), **sampling})
     rows = training.rows(files.get(training.name))
     wanted = config.train_size or training.train_size or len(rows)
     draw, drawn = draw_problems(
@@ -130,7 +139,9 @@ def load_training_task(config: TrainConfig) -> BenchmarkTask:
         "selection": selection,
         "test": test,
     }
-    return BenchmarkTask(training.name, [training, *benchmarks], splits, draw)
+    settings = training.settings(chat=config.chat, file=files.get(training.name))
+    description = {"training": {**settings, **asdict(draw)}, "benchmarks": described}
+    return BenchmarkTask(training.name, [training, *benchmarks], splits, draw, description)
 
 
 def benchmark_problems(

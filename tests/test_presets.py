@@ -1,0 +1,181 @@
+"""The paper's settings as presets: where their values come from, what they cost on paper, and their whole path, small."""
+
+import json
+import re
+import shlex
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from onelayer.architectures import ARCHITECTURES, outline_model
+from onelayer.cli import main
+from onelayer.config import ModelConfig, ScanConfig, TrainConfig, build, read_yaml
+from onelayer.cost import GPUS, Gpu, hours_of, memory_of
+from onelayer.specs import spec_of
+from onelayer.tasks.benchmarks import get_training_set
+from tests.conftest import save_model
+from tests.test_benchmarks import ROWS, write_rows
+
+FOLDER = Path(str(resources.files("onelayer") / "presets"))
+# Preset -> family of its model and whether its head is tied to the embedding.
+MATH_PRESETS = {
+    "qwen3-1.7b-numinamath": ("qwen3", True),
+    "qwen3-4b-numinamath": ("qwen3", True),
+    "qwen3-8b-numinamath": ("qwen3", False),
+    "qwen2.5-math-1.5b-math": ("qwen2", True),
+    "deepseek-r1-7b-skywork": ("qwen2", False),
+}
+PRESETS = [*MATH_PRESETS, "qwen2.5-1.5b-alfworld", "qwen2.5-3b-alfworld"]
+# Billions of parameters, and of those outside the embeddings, and layers, as the model cards have them.
+CARDS = {
+    "Qwen/Qwen3-1.7B-Base": (1.7, 1.4, 28),
+    "Qwen/Qwen3-4B-Base": (4.0, 3.6, 36),
+    "Qwen/Qwen3-8B-Base": (8.2, 6.95, 36),
+    "Qwen/Qwen2.5-Math-1.5B": (1.54, 1.31, 28),
+    "Qwen/Qwen2.5-1.5B-Instruct": (1.54, 1.31, 28),
+    "Qwen/Qwen2.5-3B-Instruct": (3.09, 2.77, 36),
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": (7.61, 6.53, 28),
+}
+
+
+def preset(name: str) -> TrainConfig:
+    return build(TrainConfig, [(name, read_yaml(FOLDER / f"{name}.yaml"))])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_value_says_where_it_comes_from(name: str) -> None:
+    lines = [line for line in (FOLDER / f"{name}.yaml").read_text().splitlines() if line and not line.startswith("#")]
+    assert len(lines) == len(read_yaml(FOLDER / f"{name}.yaml"))
+    for line in lines:
+        assert len(re.findall(r"\[(?:paper|recipe default|chosen here)\]", line)) == 1, line
+    named = {line.split(":")[0] for line in lines}
+    # What moves C(k) is never left to a default.
+    assert named >= {
+        "loss_type",
+        "epsilon",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "weight_decay",
+        "adam_epsilon",
+        "max_grad_norm",
+        "beta",
+        "temperature",
+    }
+    build(ScanConfig, [(name, read_yaml(FOLDER / f"{name}.yaml"))])
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("qwen3")])
+def test_what_the_paper_states_for_qwen3(name: str) -> None:
+    config = preset(name)
+    assert (config.learning_rate, config.train_batch_size, config.mini_batch_size) == (5e-6, 512, 128)
+    assert (config.num_generations, config.max_completion_length) == (4, 3072)
+    assert (config.beta, config.epsilon, config.train_size) == (0.001, 0.2, 50000)
+    # Four epochs, "about 391 steps".
+    assert config.steps == -(-4 * 50000 // 512)
+    assert config.benchmarks is not None
+    assert set(config.benchmarks.split(",")) == {"math500", "gsm8k", "olympiadbench", "amc"}
+
+
+@pytest.mark.parametrize("name", list(CARDS))
+def test_shipped_numbers_give_the_parameters_of_the_model_cards(name: str) -> None:
+    base = outline_model(ModelConfig(model=name, dtype="bfloat16"))
+    total, inside, layers = CARDS[name]
+    embeddings = sum(base.tensor(n).numel() for n, part in base.parts.items() if part.module in ("embed", "head"))
+    for billions, count in ((total, base.num_parameters), (inside, base.num_parameters - embeddings)):
+        last_digit = 0.1 if billions == round(billions, 1) else 0.01
+        assert abs(count / 1e9 - billions) < last_digit
+    assert base.num_layers == layers
+    assert base.tensor(next(iter(base.parts))).is_meta
+
+
+def test_presets_use_models_that_need_no_download() -> None:
+    assert {preset(name).model for name in PRESETS} == set(ARCHITECTURES)
+
+
+def test_memory_by_hand() -> None:
+    config = preset("qwen3-1.7b-numinamath")
+    base = outline_model(config)
+    full, last = (memory_of(base, spec_of(base, plan, 0), config) for plan in ("all", "27"))
+    assert full.weights == 2 * 1_720_574_976
+    assert full.arm == 18 * 1_720_574_976  # master 4, copy 2, moments 8, gradient 4
+    assert last.arm == 18 * 50_336_000
+    # 64 rows of 4,096 tokens: keys and values of 8 heads of 128 in 28 layers, two bytes each.
+    assert full.sampling == last.sampling == 64 * 4096 * 28 * 2 * 1024 * 2
+    # One layer against 28 of them, beside the same logits.
+    logits = 3 * 4 * 1024 * 151936
+    assert full.update - logits == 28 * (last.update - logits)
+
+
+def test_time_grows_with_depth_of_training_and_falls_with_the_gpu() -> None:
+    config = preset("qwen3-1.7b-numinamath")
+    base = outline_model(config)
+    hours = [hours_of(base, spec_of(base, plan, 0), config, GPUS[1]) for plan in ("27", "14", "0", "all")]
+    assert hours == sorted(hours)
+    # With arithmetic for nothing only reading remains, and the arms differ in nothing.
+    free = Gpu("free", 1e12, 1e30, 1e12)
+    assert hours_of(base, spec_of(base, "27", 0), config, free) == pytest.approx(
+        hours_of(base, spec_of(base, "all", 0), config, free)
+    )
+    double = config.model_copy(update={"steps": 2 * config.steps})
+    assert hours_of(base, spec_of(base, "all", 0), double, GPUS[1]) == pytest.approx(2 * hours[-1])
+
+
+def run(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    monkeypatch.setattr("sys.argv", ["onelayer", *shlex.split(line)])
+    main()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_plan_prints_memory_and_cost_without_weights(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", None)
+    run(monkeypatch, f"plan --preset {name}")
+    out = capsys.readouterr().out
+    assert "rough cost on one GPU" in out
+    assert re.search(r"full +[\d.]+ GB", out)
+    assert re.search(r"layer-00 +[\d.]+ GB", out)
+    assert "computed, not measured" in out
+
+
+@pytest.mark.parametrize("name", list(MATH_PRESETS))
+def test_the_whole_path_of_a_preset_on_a_small_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, tied = MATH_PRESETS[name]
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "m", family, tied=tied, layers=2)
+    settings = json.loads((tmp_path / "m/tokenizer_config.json").read_text())
+    settings["chat_template"] = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    (tmp_path / "m/tokenizer_config.json").write_text(json.dumps(settings))
+    task = preset(name).task
+    assert task is not None
+    files = {task: 24, **dict.fromkeys(get_training_set(task).benchmarks, 2)}
+    for each, count in files.items():
+        row, _ = ROWS[each]
+        text = json.dumps(row).replace("?", "NUMBER?")
+        rows = [json.loads(text.replace("NUMBER", f" {i} and {each}")) for i in range(count)]
+        if each == "skywork_or1":
+            # One digit, as in the other rows: a random model writes it now and then, so that rewards vary.
+            rows = [row | {"reward_model": {"ground_truth": '["1"]'}} for row in rows]
+        write_rows(tmp_path / f"{each}.jsonl", rows)
+    listed = ",".join(f"{each}={each}.jsonl" for each in files)
+    small = (
+        "--model m --dtype float32 --train-batch-size 8 --mini-batch-size 4 --num-generations 4 --steps 2 "
+        "--max-prompt-length 120 --max-completion-length 6 --selection-size 4 --learning-rate 1e-2 --max-rows 512 "
+        f"--eval-num-samples 2 --eval-steps 2 --micro-batch-size 32 --data-files {listed}"
+    )
+    run(monkeypatch, f"scan --preset {name} {small} --output run")
+    arms = {path.name for path in (tmp_path / "run/arms").iterdir()}
+    assert arms == {"base", "full", "layer-00", "layer-01"}
+    assert (tmp_path / "run/report.html").exists()
+    described = json.loads((tmp_path / "run/task.json").read_text())
+    assert [row["name"] for row in described["benchmarks"]] == get_training_set(task).benchmarks
+    assert all(r"\boxed{}" in row["prompt"] and row["num_samples"] == 2 for row in described["benchmarks"])
+    assert described["training"]["train"] == 20
+    assert described["training"]["ngram"] == 13
+    records = [json.loads(line) for line in (tmp_path / "run/arms/full/metrics.jsonl").read_text().splitlines()]
+    assert len(records) == 2
+    assert ("kl" in records[0]) == (preset(name).beta > 0)
+    assert any(record["frac_reward_zero_std"] < 1 and record["grad_norm"] > 0 for record in records)
