@@ -65,6 +65,9 @@ class TaskConfig(Config):
         ge=0,
         description="drop rows of a training set with so many words in a row of a benchmark problem; 0 keeps all",
     )
+    require_sandbox: bool = Field(
+        False, description="tasks that run programs: refuse unless every protection of the sandbox holds"
+    )
     max_prompt_length: int = Field(512, ge=1, description="longer prompts (in tokens) are left out and counted")
     history_length: int = Field(2, ge=0, description="tasks played in turns: past turns that a prompt shows")
     max_env_steps: int | None = Field(
@@ -246,6 +249,9 @@ class BenchmarkConfig(ModelConfig):
     harness_tasks: str | None = Field(None, description="folder with harness tasks of one's own")
     data_files: str | None = Field(None, description="local files in place of the hub: NAME=FILE,NAME=FILE")
     chat: bool = Field(False, description="send prompts as chat messages, through the model's chat template")
+    require_sandbox: bool = Field(
+        False, description="benchmarks that run programs: refuse unless every protection of the sandbox holds"
+    )
     limit: int | None = Field(None, ge=1, description="only the first problems of each benchmark")
     max_prompt_length: int = Field(4096, ge=1, description="longer prompts (in tokens) are left out and counted")
     max_completion_length: int | None = Field(None, ge=1, description="tokens after which a completion is cut")

@@ -28,7 +28,7 @@ from onelayer.model import BaseModel
 from onelayer.prompts import encode_split
 from onelayer.rollout import Answers, answer, cut_texts
 from onelayer.scores import ArmScores, join_scores, write_scores
-from onelayer.setup import load_model, versions
+from onelayer.setup import load_model, start_sandbox, versions
 from onelayer.tasks.base import Scoring
 from onelayer.tasks.benchmarks import Benchmark, get_benchmark
 from onelayer.tasks.training import BenchmarkTask, benchmark_problems, local_files
@@ -76,6 +76,7 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console) -> R
     if repeated := {name for name in names if names.count(name) > 1}:
         raise UserError(f"benchmark '{min(repeated)}' is named twice")
     files = local_files(config.data_files, benchmarks)
+    start_sandbox(", ".join(names), any(each.grader == "code" for each in benchmarks), require=config.require_sandbox)
     base, weights, header = _load(config)
     what = {
         "model": base.name,

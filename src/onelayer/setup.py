@@ -11,6 +11,7 @@ import torch
 from onelayer.config import ModelConfig, TrainConfig
 from onelayer.errors import UserError
 from onelayer.folder import NO_EFFECT_ON_ARMS
+from onelayer.graders.code_sandbox import shared_sandbox
 from onelayer.model import BaseModel, load_base
 from onelayer.prompts import EncodedSplit, encode_split
 from onelayer.sample import MIN_ROWS
@@ -27,15 +28,34 @@ SPLITS: tuple[Split, ...] = ("train", "selection", "test")
 
 
 def load_task(config: TrainConfig) -> Task:
-    """The bundled task, the task of a training set, or the user's own problems and reward."""
+    """The bundled task, the task of a training set, or the user's own problems and reward.
+
+    Raises:
+        UserError: no such task, data that cannot be used, or a sandbox that is required and has a hole.
+    """
     if config.task is not None:
-        return load_training_task(config) if is_training_set(config.task) else get_task(config.task, config)
+        task = load_training_task(config) if is_training_set(config.task) else get_task(config.task, config)
+        start_sandbox(config.task, getattr(task, "runs_programs", False), require=config.require_sandbox)
+        return task
+    start_sandbox(config.dataset, False, require=config.require_sandbox)
     assert config.dataset is not None and config.reward is not None
     reward = load_reward(config.reward)
     rows = load_rows(config.dataset)
     return DatasetTask(
         Path(config.dataset).stem, rows, reward, config.prompt_column, config.selection_size, config.test_size
     )
+
+
+def start_sandbox(name: str | None, runs_programs: bool, *, require: bool) -> None:
+    """Start and probe the sandbox, which says what it protects from, for what runs completions as programs.
+
+    Raises:
+        UserError: it is required and a protection does not hold, or it is required for what runs no programs.
+    """
+    if runs_programs:
+        shared_sandbox(require=require)
+    elif require:
+        raise UserError(f"option require_sandbox is for what runs completions as programs, and '{name}' does not")
 
 
 def load_model(config: ModelConfig) -> BaseModel:

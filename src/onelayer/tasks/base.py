@@ -53,7 +53,8 @@ class Task(Protocol):
     """A set of problems with a reward.
 
     A task whose answers can be compared also has ``parse_answer(text) -> str | None``: the final answer of a completion
-    in one form, None where there is none. A majority vote needs it.
+    in one form, None where there is none. A majority vote needs it. A task whose reward runs the completions as programs
+    says so with ``runs_programs = True``: the sandbox is then started and probed before anything else.
     """
 
     @property

@@ -47,6 +47,11 @@ class BenchmarkTask:
         """The problems of a split."""
         return self._splits[split]
 
+    @property
+    def runs_programs(self) -> bool:
+        """Whether completions of some set are run as programs."""
+        return any(each.grader == "code" for each in self.sets.values())
+
     def parse_answer(self, text: str) -> str | None:
         """The final answer of a completion in one form, by the rule of the first set; programs have none."""
         rule = next(iter(self.sets.values()))
