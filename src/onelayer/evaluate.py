@@ -211,8 +211,17 @@ def _write(output: Path, what: Mapping[str, Any], results: Results) -> None:
 
 
 def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("benchmark", "category", "problems", "k", "avg@k", "pass@k", "truncated", "tokens"):
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        collapse_padding=True,
+        caption="% ± standard error over problems",
+        caption_justify="left",
+    )
+    for column in ("benchmark", "category", "n", "k", "avg@k", "pass@k", "cut off", "tokens"):
         table.add_column(column, justify="left" if column in ("benchmark", "category") else "right", no_wrap=True)
     return table
 
