@@ -76,7 +76,7 @@ class BaseModel:
 
         Gradients flow into ``tensors``. The module is back to its own tensors afterwards, also after an exception.
         """
-        slots = self._slots(tensors)
+        slots = self.places(tensors)
         own = [module._parameters[leaf] for module, leaf, _ in slots]
         try:
             for module, leaf, tensor in slots:
@@ -87,7 +87,8 @@ class BaseModel:
             for (module, leaf, _), parameter in zip(slots, own, strict=True):
                 module._parameters[leaf] = parameter
 
-    def _slots(self, tensors: Mapping[str, Tensor]) -> list[tuple[nn.Module, str, Tensor]]:
+    def places(self, tensors: Mapping[str, Tensor]) -> list[tuple[nn.Module, str, Tensor]]:
+        """Where tensors are worn: (module, name in it, tensor). A tied embedding has a second place, the head."""
         slots = []
         for name, tensor in tensors.items():
             path, _, leaf = name.rpartition(".")

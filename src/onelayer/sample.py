@@ -6,6 +6,8 @@ of the cumulative distribution, so all arms that see the same prompt also share 
 """
 
 import hashlib
+import itertools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,10 +19,8 @@ from torch import Tensor
 
 from onelayer.logprobs import position_ids
 from onelayer.model import BaseModel
-
-MIN_ROWS = 8
-"""No forward pass has fewer rows. From 8 rows on, fp32 matrix products give each row the same bits whatever the number of
-rows; below, the libraries switch to other kernels. Batches are filled up with copies whose output is thrown away."""
+from onelayer.pack import Packed, packable, packed
+from onelayer.rowwise import MIN_ROWS, row_wise
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,8 @@ def generate(
     *,
     width: int,
     min_rows: int = MIN_ROWS,
+    owners: Sequence[int] | None = None,
+    blocks: Packed | None = None,
 ) -> Completions:
     """Complete n prompts under what ``base`` currently wears, in one batch.
 
@@ -138,13 +140,18 @@ def generate(
         sampling: how to draw.
         width: prompts are padded on the left to this many tokens. It is part of what is computed (the last bits of a
             sum depend on it), so a run pins it.
-        min_rows: fewest rows of a forward pass.
+        min_rows: fewest rows of a forward pass; copies whose output is thrown away fill it up.
+        owners: (n,) policy of each row, in ascending order, where the base is ``packed``.
+        blocks: is told how many rows each policy has, whenever that changes.
     """
     count, length, device = len(rows), sampling.max_completion_length, base.device
     prompts = [row.prompt for row in rows] + [rows[-1].prompt] * (min_rows - count)
     ids, mask = (tensor.to(device) for tensor in left_pad(prompts, width))
     slots = torch.arange(len(prompts), device=device).clamp(max=count - 1)
     live = torch.arange(len(prompts), device=device) < count
+    owner = torch.tensor(owners or [0] * count)
+    if blocks:
+        blocks.resize(torch.bincount(owner).tolist(), len(prompts))
     uniform = torch.from_numpy(drawn)
     stops = torch.tensor(base.stop_token_ids, device=device)
     tokens = torch.zeros(count, length, dtype=torch.int64)
@@ -172,6 +179,8 @@ def generate(
             keep = torch.argsort((~live).to(torch.int8), stable=True)[: max(remaining, min_rows)]
             cache.batch_select_indices(keep)
             chosen, position, mask, slots, live = (t[keep] for t in (chosen, position, mask, slots, live))
+            if blocks:
+                blocks.resize(torch.bincount(owner[slots[live].cpu()]).tolist(), len(keep))
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         position = position + 1
         output = base.decoder(
@@ -211,18 +220,51 @@ def sample_policies(
 ) -> list[Completions]:
     """Complete the rows of every policy (the tensors it wears; none for the base itself), ``max_rows`` at a time.
 
-    One policy after the other. The result of a row does not depend on its company, so any other schedule, such as all
-    policies in one batch, gives the same bits.
+    All policies share their batches, but for those that cannot. The result of a row does not depend on its company.
     """
-    results = []
-    for tensors, rows, key in zip(policies, rows_by_policy, keys, strict=True):
-        with base.wearing(tensors):
-            pieces = [rows[start : start + max_rows] for start in range(0, len(rows), max_rows)]
-            drawn = [uniforms(key, piece, sampling.max_completion_length) for piece in pieces]
-            results.append(
-                concatenate([generate(base, p, u, sampling, width=width) for p, u in zip(pieces, drawn, strict=True)])
-            )
-    return results
+    pieces: dict[int, list[Completions]] = defaultdict(list)
+    alone = {policy for policy, tensors in enumerate(policies) if not packable(base, tensors)}
+    # The rows of policies with many tensors at the edge of the batch, where they are cut off most easily.
+    order = sorted(range(len(policies)), key=lambda policy: (policy in alone, -len(policies[policy])))
+    groups = [[policy for policy in order if policy not in alone], *([policy] for policy in order if policy in alone)]
+    with row_wise(base):
+        for group in groups:
+            places = [(policy, row) for policy in group for row in range(len(rows_by_policy[policy]))]
+            for start in range(0, len(places), max_rows):
+                batch = _runs(places[start : start + max_rows])
+                rows = {policy: [rows_by_policy[policy][row] for row in own] for policy, own in batch.items()}
+                drawn = [uniforms(keys[policy], own, sampling.max_completion_length) for policy, own in rows.items()]
+                worn = [policies[policy] for policy in batch]
+                completed = _generate(base, worn, list(rows.values()), drawn, sampling, width)
+                for policy, completions in zip(batch, completed, strict=True):
+                    pieces[policy].append(completions)
+    return [concatenate(pieces[policy]) for policy in range(len(policies))]
+
+
+def _runs(places: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
+    return {policy: [row for _, row in run] for policy, run in itertools.groupby(places, key=lambda place: place[0])}
+
+
+def _generate(
+    base: BaseModel,
+    policies: Sequence[Mapping[str, Tensor]],
+    rows: Sequence[Sequence[Row]],
+    drawn: Sequence[NDArray[np.float64]],
+    sampling: Sampling,
+    width: int,
+) -> list[Completions]:
+    """Complete the rows of some policies in one batch: per policy its completions."""
+    if len(policies) == 1:
+        with base.wearing(policies[0]):
+            return [generate(base, rows[0], drawn[0], sampling, width=width)]
+    sizes = [len(own) for own in rows]
+    together = list(itertools.chain.from_iterable(rows))
+    owners = [owner for owner, size in enumerate(sizes) for _ in range(size)]
+    with packed(base, policies, sizes) as blocks:
+        done = generate(base, together, np.concatenate(drawn), sampling, width=width, owners=owners, blocks=blocks)
+    parts = (torch.split(tensor, sizes) for tensor in (done.ids, done.lengths, done.truncated))
+    # Alone, a policy's completions are as wide as its own longest.
+    return [Completions(ids[:, : int(lengths.max())], lengths, cut) for ids, lengths, cut in zip(*parts, strict=True)]
 
 
 def concatenate(pieces: Sequence[Completions]) -> Completions:

@@ -14,7 +14,7 @@ from onelayer.folder import NO_EFFECT_ON_ARMS
 from onelayer.graders.code_sandbox import shared_sandbox
 from onelayer.model import BaseModel, load_base
 from onelayer.prompts import EncodedSplit, encode_split
-from onelayer.sample import MIN_ROWS
+from onelayer.rowwise import MIN_ROWS
 from onelayer.tasks import get_task
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Split, Task
