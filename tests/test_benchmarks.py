@@ -87,7 +87,19 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
         "def inc(x):\n    return x + 1",
     ),
 }
-ROWS["humaneval_plus"] = ROWS["humaneval"]
+ROWS["humaneval_plus"] = (
+    {
+        **ROWS["humaneval"][0],
+        "test": (
+            "import numpy as np\n\n"
+            "def check(candidate):\n"
+            "    assert not isinstance(candidate(1), np.ndarray)\n"
+            "    assert np.allclose([candidate(0.1), candidate(1)], (1.1 + 1e-9, 2), rtol=1e-07, atol=1e-6)\n"
+            "    assert not np.allclose(candidate(1), 2.001, rtol=1e-07, atol=1e-6)\n"
+        ),
+    },
+    ROWS["humaneval"][1],
+)
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -273,9 +285,16 @@ def test_rows_of_another_kind_are_one_sentence(tmp_path: Path, rows: list[dict[s
         benchmark_problems(get_benchmark("gsm8k"), str(path), chat=False, scoring=Scoring("gsm8k", 1, 0.0))
 
 
-def test_invalid_tests_are_one_sentence(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", [{**ROWS["humaneval"][0], "test": "def check(:"}])
-    with pytest.raises(UserError, match="'humaneval', row 0: The tests are not valid Python"):
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        ("def check(:", "'humaneval', row 0: The tests are not valid Python"),
+        ("def check(f):\n    import numpy.linalg", "'humaneval', row 0: the tests import 'numpy.linalg', but programs"),
+    ],
+)
+def test_invalid_tests_are_one_sentence(tmp_path: Path, test: str, message: str) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{**ROWS["humaneval"][0], "test": test}])
+    with pytest.raises(UserError, match=message):
         benchmark_problems(get_benchmark("humaneval"), str(path), chat=False, scoring=Scoring("humaneval", 1, 0.0))
 
 
