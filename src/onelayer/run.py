@@ -139,8 +139,12 @@ class Run:
         self._check(arms)
         seconds = (time.perf_counter() - began) / len(arms)
         if until == self.config.steps:
-            for arm in arms:
-                self._finish(arm, seconds)
+            self.progress.note(f"scoring {arms[0].name if len(arms) == 1 else f'{len(arms)} arms'}")
+            policies = [arm.weights for arm in arms]
+            tests = self._test([arm.name for arm in arms], policies)
+            selections = self._evaluate("selection", policies)
+            for arm, (test, about_test), selection in zip(arms, tests, selections, strict=True):
+                self._finish(arm, seconds, test, about_test, selection.score)
             self.folder.drop_checkpoint(number)
         self.progress.end_set(arms)
 
@@ -157,11 +161,10 @@ class Run:
         for arm in arms:
             arm.check_moved(self.base)
 
-    def _finish(self, arm: Arm, seconds: float) -> None:
-        """Score an arm at its end and write its delta, its scores and, last, its record."""
-        self.progress.note(f"scoring {arm.name}")
-        test, about_test = self._test(arm.name, arm.weights)
-        selection = self._evaluate("selection", arm.weights)
+    def _finish(
+        self, arm: Arm, seconds: float, test: ArmScores, about_test: Mapping[str, Any], selection_score: float
+    ) -> None:
+        """Write the delta of an arm at its end, its scores and, last, its record."""
         arm.save_delta(self.folder.arm(arm.name) / "delta.safetensors", self.base)
         record = {
             "arm": arm_of(arm.name),
@@ -173,7 +176,7 @@ class Run:
             "trained_parameters": arm.num_parameters,
             "seconds": seconds,
             "stopped": arm.stopped,
-            "selection_score": selection.score,
+            "selection_score": selection_score,
             "change_norms": arm.change_norms(self.base),
             "first_gradient_norms": arm.first_gradient_norms,
             **about_test,
@@ -190,8 +193,8 @@ class Run:
         """Score the base, once for a folder."""
         if not self.folder.finished("base"):
             self.progress.note("scoring the base")
-            test, about_test = self._test("base", {})
-            selection = self._evaluate("selection", {})
+            ((test, about_test),) = self._test(["base"], [{}])
+            (selection,) = self._evaluate("selection", [{}])
             record = {"arm": "base", "kind": "base", "selection_score": selection.score, **about_test}
             self._write("base", test, record)
         scored = read_scores(self.folder.arm("base") / "scores.parquet")
@@ -206,19 +209,25 @@ class Run:
             f"test problems{note}"
         )
 
-    def _test(self, name: str, tensors: Mapping[str, Any]) -> tuple[ArmScores, dict[str, Any]]:
-        """Score an arm on the test problems; of a task played in turns also keep some episodes and sum up all."""
+    def _test(
+        self, names: Sequence[str], policies: Sequence[Mapping[str, Any]]
+    ) -> list[tuple[ArmScores, dict[str, Any]]]:
+        """Score arms on the test problems; of a task played in turns also keep some episodes and sum up all."""
         if not isinstance(self.task, AgenticTask):
-            return self._evaluate("test", tensors), {}
-        failed = len(self.task.pool.failures)
-        played = episodes.evaluate(self.base, self.task, self.data["test"], [tensors], self.config)[0]
-        if failures := self.task.pool.failures[failed:]:
-            self.progress.say(escape(f"{name}: {len(failures)} test episodes failed, the first: {failures[0]}"))
-        write_trajectories(self.folder.arm(name) / "trajectories.jsonl", played.episodes)
-        return played.scores, played.summary()
+            return [(scores, {}) for scores in self._evaluate("test", policies)]
+        results = []
+        # One arm after the other: all of them at once would hold an environment for every arm and start state.
+        for name, tensors in zip(names, policies, strict=True):
+            failed = len(self.task.pool.failures)
+            (played,) = episodes.evaluate(self.base, self.task, self.data["test"], [tensors], self.config)
+            if failures := self.task.pool.failures[failed:]:
+                self.progress.say(escape(f"{name}: {len(failures)} test episodes failed, the first: {failures[0]}"))
+            write_trajectories(self.folder.arm(name) / "trajectories.jsonl", played.episodes)
+            results.append((played.scores, played.summary()))
+        return results
 
-    def _evaluate(self, split: Split, tensors: Mapping[str, Any]) -> ArmScores:
-        return evaluate(self.base, self.task, self.data[split], [tensors], self.config)[0]
+    def _evaluate(self, split: Split, policies: Sequence[Mapping[str, Any]]) -> list[ArmScores]:
+        return evaluate(self.base, self.task, self.data[split], policies, self.config)
 
     def _write(self, name: str, test: ArmScores, record: Mapping[str, Any]) -> None:
         with atomic_path(self.folder.arm(name) / "scores.parquet") as temporary:
