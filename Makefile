@@ -17,7 +17,7 @@ scan: .venv/.installed  ## install, then profile the bundled tiny model on the C
 	.venv/bin/onelayer scan
 
 test: .venv/.installed  ## install, then run the tests
-	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.installed
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .

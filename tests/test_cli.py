@@ -106,7 +106,7 @@ def test_train_pauses_and_resumes(onelayer: Command, data: Path) -> None:
     save_model(data / "qwen", "qwen2", layers=3, tied=False)
     assert onelayer(line + " --stop_at 5")[0] == 0
     assert not list((data / "run/arms/mid-1-mlp-head-x-2").glob("delta*"))
-    code, out, err = onelayer(line + " --resume")
+    code, _, err = onelayer(line + " --resume")
     assert (code, err) == (0, "")
     assert (data / "run/arms/mid-1-mlp-head-x-2/delta.safetensors").exists()
     code, _, err = onelayer(line)
