@@ -61,7 +61,12 @@ def policy_of(base: BaseModel, plan: str) -> dict[str, Tensor]:
 
 
 def rows_of(count: int) -> list[Row]:
-    return [Row([2 + (3 * i) % 9] * (1 + i % 5), i // 4, i % 4) for i in range(count)]
+    """Groups of three completions of a prompt."""
+    return [
+        Row([2 + (3 * group) % 8, 2 + group % 9] * (1 + group % 3), group, i)
+        for i in range(count)
+        for group in [i // 3]
+    ]
 
 
 class Logits:

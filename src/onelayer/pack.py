@@ -89,12 +89,21 @@ class Packed:
         self.sizes = [*sizes, total - sum(sizes)]
         self.total = total
         self._cuts: dict[tuple[frozenset[int], int], Cut] = {}
+        self._places: dict[frozenset[int], Tensor] = {}
 
     def cut(self, owners: frozenset[int], vectors: int) -> Cut:
         """How a module with these owners cuts its rows, of ``vectors`` vectors each."""
         if (owners, vectors) not in self._cuts:
             self._cuts[owners, vectors] = cut_of(spans_of(self.sizes, owners), SHORT_BLOCK // vectors)
         return self._cuts[owners, vectors]
+
+    def places(self, owners: frozenset[int], device: torch.device) -> Tensor:
+        """For each row the place of its policy among the owners, in ascending order from 1; 0 for all other rows."""
+        if owners not in self._places:
+            numbers = {owner: place for place, owner in enumerate(sorted(owners), start=1)}
+            places = torch.tensor([numbers.get(policy, 0) for policy in range(len(self.sizes))])
+            self._places[owners] = places.repeat_interleave(torch.tensor(self.sizes)).to(device)
+        return self._places[owners]
 
 
 def packable(base: BaseModel, tensors: Mapping[str, Tensor]) -> bool:
@@ -128,14 +137,49 @@ def packed(base: BaseModel, policies: Sequence[Mapping[str, Tensor]], sizes: Seq
     blocks = Packed(sizes)
     with ExitStack() as stack:
         for module, owned in tables.items():
-            stack.enter_context(replaced_forward(module, _by_block(module, owned, blocks)))
+            by_row = _multiplies_by_row(module) and all(table.keys() == {"weight"} for table in owned.values())
+            forward = (_by_row if by_row else _by_block)(module, owned, blocks)
+            stack.enter_context(replaced_forward(module, forward))
         yield blocks
+
+
+def _multiplies_by_row(module: nn.Module) -> bool:
+    """The norms of transformers multiply by their weight in a step of its own, which may be another for each row."""
+    return "RMSNorm" in type(module).__name__ and type(module).__module__.startswith("transformers.models.")
+
+
+@contextmanager
+def _with_parameters(module: nn.Module, table: Table) -> Iterator[None]:
+    # Past nn.Module.__setattr__, whose checks cost more than a small product.
+    own = module._parameters
+    module.__dict__["_parameters"] = table
+    try:
+        yield
+    finally:
+        module.__dict__["_parameters"] = own
+
+
+def _by_row(module: nn.Module, tables: Mapping[int, Table], blocks: Packed) -> Forward:
+    """The forward pass of a norm: one pass for all rows, each multiplied by its owner's weight."""
+    plain: Forward = module.forward
+    by_block = _by_block(module, tables, blocks)
+    owners = frozenset(tables)
+    weights = [module._parameters["weight"], *(tables[owner]["weight"] for owner in sorted(owners))]
+    stacked = torch.stack([weight.detach() for weight in weights if weight is not None])
+
+    def forward(x: Tensor) -> Tensor:
+        if len(x) != blocks.total:
+            return by_block(x)
+        weight = stacked[blocks.places(owners, x.device)].view(len(x), *[1] * (x.ndim - 2), -1)
+        with _with_parameters(module, {"weight": weight}):  # type: ignore[dict-item]
+            return plain(x)
+
+    return forward
 
 
 def _by_block(module: nn.Module, tables: Mapping[int, Table], blocks: Packed) -> Forward:
     """The forward pass of a module in which some policies wear tensors."""
     plain: Forward = module.forward
-    own = module._parameters
     owners = frozenset(tables)
     product = is_product(module)
 
@@ -145,12 +189,8 @@ def _by_block(module: nn.Module, tables: Mapping[int, Table], blocks: Packed) ->
             x = filled(x, MIN_ROWS)
         if owner is None:
             return plain(x)[:rows]
-        # Past nn.Module.__setattr__, whose checks cost more than a small product.
-        module.__dict__["_parameters"] = tables[owner]
-        try:
+        with _with_parameters(module, tables[owner]):
             return plain(x)[:rows]
-        finally:
-            module.__dict__["_parameters"] = own
 
     def forward(x: Tensor) -> Tensor:
         each, rest = divmod(len(x), blocks.total)

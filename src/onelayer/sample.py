@@ -20,7 +20,7 @@ from torch import Tensor
 from onelayer.logprobs import position_ids
 from onelayer.model import BaseModel
 from onelayer.pack import Packed, packable, packed
-from onelayer.rowwise import MIN_ROWS, row_wise
+from onelayer.rowwise import MIN_ROWS, filled, row_wise
 
 
 @dataclass(frozen=True)
@@ -145,24 +145,35 @@ def generate(
         blocks: is told how many rows each policy has, whenever that changes.
     """
     count, length, device = len(rows), sampling.max_completion_length, base.device
-    prompts = [row.prompt for row in rows] + [rows[-1].prompt] * (min_rows - count)
-    ids, mask = (tensor.to(device) for tensor in left_pad(prompts, width))
-    slots = torch.arange(len(prompts), device=device).clamp(max=count - 1)
-    live = torch.arange(len(prompts), device=device) < count
+    total = max(count, min_rows)
+    slots = torch.arange(total, device=device).clamp(max=count - 1)
+    live = torch.arange(total, device=device) < count
     owner = torch.tensor(owners or [0] * count)
-    if blocks:
-        blocks.resize(torch.bincount(owner).tolist(), len(prompts))
     uniform = torch.from_numpy(drawn)
     stops = torch.tensor(base.stop_token_ids, device=device)
     tokens = torch.zeros(count, length, dtype=torch.int64)
     lengths = torch.full((count,), length)
     truncated = torch.ones(count, dtype=torch.bool)
 
+    # A prompt that a policy completes several times goes through the model once.
+    first: dict[tuple[int, tuple[int, ...]], int] = {}
+    source = [
+        first.setdefault((own, tuple(row.prompt)), len(first)) for own, row in zip(owner.tolist(), rows, strict=True)
+    ]
+    ids, mask = (filled(t, min_rows).to(device) for t in left_pad([prompt for _, prompt in first], width))
+    if blocks:
+        blocks.resize(torch.bincount(torch.tensor([own for own, _ in first])).tolist(), len(ids))
     position = position_ids(mask)
     output = base.decoder(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=True)
-    cache, position = output.past_key_values, position[:, -1:]
+    cache, hidden, position = output.past_key_values, output.last_hidden_state[:, -1], position[:, -1:]
+    if len(first) < count or len(ids) != total:
+        copies = torch.tensor(source, device=device)[slots]
+        cache.batch_select_indices(copies)
+        hidden, mask, position = hidden[copies], mask[copies], position[copies]
+    if blocks:
+        blocks.resize(torch.bincount(owner).tolist(), total)
     for step in range(length):
-        logits = base.head(output.last_hidden_state[:, -1]).float().cpu()
+        logits = base.head(hidden).float().cpu()
         chosen = pick(logits, uniform[slots.cpu(), step], sampling).to(device)
         tokens[slots[live].cpu(), step] = chosen[live].cpu()
         ended = live & torch.isin(chosen, stops)
@@ -190,6 +201,7 @@ def generate(
             past_key_values=cache,
             use_cache=True,
         )
+        hidden = output.last_hidden_state[:, -1]
     longest = int(lengths.max())
     return Completions(tokens[:, :longest], lengths, truncated)
 
