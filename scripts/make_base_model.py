@@ -16,8 +16,9 @@ One thread, fixed seeds: the same command on the same machine and versions write
 import argparse
 import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,7 +33,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from onelayer.environments.policies import pretraining_text, vocabulary
+from onelayer.environments.prompting import ACTION_CLOSE
 from onelayer.tasks.arithmetic import OPERANDS, ArithmeticTask, worked_steps
+from onelayer.tasks.arithmetic_boxed import BOX, BOX_END, boxed_steps
+from onelayer.tasks.code import CLOSED, HEADER, LETTERS, OPEN, REPEATED, REVERSED, CodeTask, examples_and_functions
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 IGNORED = -100
@@ -42,10 +47,14 @@ IGNORED = -100
 class Recipe:
     """What a base model is pretrained on: its alphabet, and a generator of (prompt, completion) texts."""
 
-    characters: str
+    tokens: Sequence[str]
+    """Characters and longer pieces of text, or with ``words`` the words of texts that are split at spaces."""
     max_length: int
     """Most tokens in a prompt, its completion and the end-of-sequence token."""
     generator: Callable[[random.Random], Callable[[], tuple[str, str]]]
+    words: bool = False
+    end: str = EOS
+    """The end-of-sequence token."""
 
 
 def arithmetic_texts(rng: random.Random) -> Callable[[], tuple[str, str]]:
@@ -63,19 +72,63 @@ def arithmetic_texts(rng: random.Random) -> Callable[[], tuple[str, str]]:
     return sample
 
 
-RECIPES = {"arithmetic": Recipe("0123456789+=,#", 16, arithmetic_texts)}
+def household_texts(rng: random.Random) -> Callable[[], tuple[str, str]]:
+    """Turns of episodes of the train split: 35 % the expert's action, 60 % the lazy one, 5 % bad habits."""
+    return pretraining_text(rng).__next__
 
 
-def make_tokenizer(characters: str) -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token per character, and padding and end-of-sequence tokens."""
-    vocabulary = {token: index for index, token in enumerate([PAD, EOS, UNKNOWN, *characters])}
+def boxed_texts(rng: random.Random) -> Callable[[], tuple[str, str]]:
+    """The same sums, strategies and shares, with the answer in a box."""
+    sample = arithmetic_texts(rng)
+
+    def boxed() -> tuple[str, str]:
+        prompt, worked = sample()
+        return prompt, boxed_steps(worked)
+
+    return boxed
+
+
+def code_texts(rng: random.Random) -> Callable[[], tuple[str, str]]:
+    """Functions of the train split: 10 % right, 75 % stop one character too early, 15 % guess."""
+    drawn = examples_and_functions()
+    problems = [(str(problem.prompt), drawn[problem.id][1]) for problem in CodeTask.problems("train")]
+
+    def sample() -> tuple[str, str]:
+        prompt, function = rng.choice(problems)
+        strategy = rng.choices(["right", "stops too early", "guesses"], [0.1, 0.75, 0.15])[0]
+        if strategy == "guesses":
+            function = rng.choice(OPEN + CLOSED)
+        if strategy == "stops too early" and function.stop is not None:
+            function = replace(function, stop=function.stop - 1)
+        return prompt, function.source
+
+    return sample
+
+
+RECIPES = {
+    "arithmetic": Recipe("0123456789+=,#", 16, arithmetic_texts),
+    "arithmetic-boxed": Recipe([*"0123456789+=,", BOX, BOX_END], 17, boxed_texts),
+    "code": Recipe(["# ", " -> ", "\n", HEADER, *"".join(LETTERS), *"12345x[:]", REVERSED, REPEATED], 27, code_texts),
+    "household": Recipe(
+        [word for word in vocabulary() if word != ACTION_CLOSE], 40, household_texts, words=True, end=ACTION_CLOSE
+    ),
+}
+
+
+def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+    """Return a tokenizer with a token for each of the recipe's, and padding and end-of-sequence tokens."""
+    vocabulary = {token: index for index, token in enumerate([PAD, recipe.end, UNKNOWN, *recipe.tokens])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
+    if recipe.words:
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    else:
+        longer = [re.escape(token) for token in recipe.tokens if len(token) > 1]
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*longer, r"[\s\S]"])), "isolated")
+        tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
-        eos_token=EOS,
+        eos_token=recipe.end,
         unk_token=UNKNOWN,
         padding_side="left",
         clean_up_tokenization_spaces=False,
@@ -122,7 +175,7 @@ def pretrain(
     recipe = RECIPES[task]
     torch.manual_seed(seed)
     sample = recipe.generator(random.Random(seed))
-    tokenizer = make_tokenizer(recipe.characters)
+    tokenizer = make_tokenizer(recipe)
     model = make_model(architecture, tokenizer).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(steps):

@@ -13,6 +13,18 @@ def _arithmetic(config: TaskConfig) -> Task:
     return ArithmeticTask()
 
 
+def _arithmetic_boxed(config: TaskConfig) -> Task:
+    from onelayer.tasks.arithmetic_boxed import BoxedArithmeticTask
+
+    return BoxedArithmeticTask()
+
+
+def _code(config: TaskConfig) -> Task:
+    from onelayer.tasks.code import CodeTask
+
+    return CodeTask()
+
+
 def _household(config: TaskConfig) -> Task:
     from onelayer.tasks.household import household_task
 
@@ -27,6 +39,8 @@ def _alfworld(config: TaskConfig) -> Task:
 
 TASKS: dict[str, Callable[[TaskConfig], Task]] = {
     "arithmetic": _arithmetic,
+    "arithmetic-boxed": _arithmetic_boxed,
+    "code": _code,
     "household": _household,
     "alfworld": _alfworld,
 }
