@@ -1,6 +1,6 @@
 """How often a cheap search returns a layer tied with the true best, against what it costs.
 
-    python benchmarks/search.py --model bundled:qwen3-arithmetic --output runs/search-qwen3     # about 15 minutes
+    python benchmarks/search.py --model bundled:qwen3-arithmetic --steps 40 --output runs/search
 
 One scan trains every layer from five seeds. An arm does not depend on its company, so what a search would have done from
 each seed is replayed on the stored curves (tests/test_analyses.py proves the replay equal to a real search). The true best
@@ -79,9 +79,11 @@ def main() -> None:
     parser.add_argument("--model", default="bundled:qwen3-arithmetic")
     parser.add_argument("--task", default="arithmetic")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--output", type=Path, required=True, help="folder of the scan; an unfinished one is continued")
     args = parser.parse_args()
-    command = ["scan", "--model", args.model, "--task", args.task, "--seeds", str(args.seeds), "--eval-steps", "10"]
+    command = ["scan", "--model", args.model, "--task", args.task, "--seeds", str(args.seeds), "--eval-steps", "5"]
+    command += ["--steps", str(args.steps)]
     command += ["--output", str(args.output), *(["--resume"] if args.output.exists() else [])]
     subprocess.run([sys.executable, "-m", "onelayer", *command], check=True)
     scan = Scan(args.output, args.seeds)
