@@ -83,7 +83,7 @@ def lazy_action(house: House, rng: random.Random | None = None) -> str:
     return onward if action.startswith("open") or action.split()[0] in TOOLS else action
 
 
-def tempted_policy(expert_fraction: float = 0.2, lazy_fraction: float = 0.7) -> Policy:
+def tempted_policy(expert_fraction: float = 0.35, lazy_fraction: float = 0.6) -> Policy:
     """A player whose steps are mostly lazy, sometimes the expert's, and the rest bad habits, independently.
 
     Its likeliest step is the lazy one: greedy play wins only where that suffices, and RL has to change the preference.
@@ -123,7 +123,7 @@ def success_rate(policy: Policy, episodes: int, seed: int = 0, max_steps: int = 
 def pretraining_text(
     rng: random.Random, policy: Policy | None = None, *, history_length: int = 2, max_steps: int = 12
 ) -> Iterator[tuple[str, str]]:
-    """Yield ``(prompt, action)`` of a player's turns (a tempted one's by default), episode after episode of the train split, without end.
+    """Yield ``(prompt, action)`` of a player's turns (a tempted one's by default) in the train split, without end.
 
     Prompts are compact (`render_prompt`); a model is to continue each with its action and ``</action>``.
     """
