@@ -121,6 +121,15 @@ def test_trackers_get_the_metrics(onelayer: Command, data: Path) -> None:
     assert list((data / "run/tensorboard/layer-01").glob("events.*"))
 
 
+def test_a_truncated_distribution_is_warned_of(onelayer: Command, data: Path) -> None:
+    save_model(data / "m", layers=2)
+    line = f"train --model m {OWN} --steps 1 --layers 1"
+    assert "untruncated policy" not in onelayer(f"{line} --output a")[1]
+    code, out, _ = onelayer(f"{line} --top_k 5 --output b")
+    assert code == 0
+    assert "untruncated policy" in out
+
+
 def test_plan_prints_what_trains(onelayer: Command, data: Path) -> None:
     save_model(data / "m", layers=4)
     code, out, _ = onelayer("plan all,1-2.attn*2 --model m --task arithmetic")
