@@ -278,7 +278,9 @@ def open_run(
                 write_page=write_page,
             )
             if config.top_p < 1 or config.top_k > 0:
-                progress.say("[yellow]With top_p or top_k the ratios and the divergence are of the untruncated policy.[/]")
+                progress.say(
+                    "[yellow]With top_p or top_k the ratios and the divergence are of the untruncated policy.[/]"
+                )
             run.score_base()
         except UserError:
             if not config.resume:
