@@ -15,10 +15,11 @@ from onelayer.contribution import Additivity, additivity
 from onelayer.errors import UserError
 from onelayer.files import atomic_path
 from onelayer.folder import RunFolder
+from onelayer.grading import cut_texts, grade_all, rewards_of
 from onelayer.model import BaseModel
 from onelayer.profile import Profile
 from onelayer.prompts import EncodedSplit
-from onelayer.rollout import cut_texts, evaluate, score
+from onelayer.rollout import evaluate
 from onelayer.sample import Completions, Key, Row, Sampling, sample_policies
 from onelayer.scan import scanned_layers
 from onelayer.scores import read_scan, write_scores
@@ -116,6 +117,7 @@ def stitch(scan: FinishedScan, plan: str) -> tuple[str, Additivity]:
         "seconds": 0.0,
         "stopped": None,
         "selection_score": selection.score,
+        "reasons": test.reasons,
         "score": test.score,
     }
     scan.folder.write_arm(name, record, scan.base)
@@ -131,6 +133,7 @@ def vote(scan: FinishedScan, k: int, temperature: float) -> Vote:
 
     Raises:
         UserError: a task whose answers cannot be compared, or fewer than two layers.
+        RunStopped: answers that the grader could not judge.
     """
     parse: Callable[[str], Answer] | None = getattr(scan.task, "parse_answer", None)
     if parse is None:
@@ -161,6 +164,7 @@ def vote(scan: FinishedScan, k: int, temperature: float) -> Vote:
 
 def _answers(scan: FinishedScan, completions: Completions, count: int, parse: Callable[[str], Answer]) -> Answers:
     problems = [problem for problem in scan.data["test"].problems for _ in range(count)]
-    rewards = score(scan.base, scan.task, problems, completions).numpy().reshape(-1, count)
-    parsed = [parse(text) for text in cut_texts(scan.base, problems, completions)]
+    texts = cut_texts(scan.base, problems, completions)
+    rewards = rewards_of(grade_all(scan.task, problems, texts)).numpy().reshape(-1, count)
+    parsed = [parse(text) for text in texts]
     return Answers([parsed[start : start + count] for start in range(0, len(parsed), count)], rewards)

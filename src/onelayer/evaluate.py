@@ -6,7 +6,7 @@ every benchmark the prompt, answer rule, number of samples and temperature they 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ from torch import Tensor
 
 from onelayer.arm import as_weights, load_delta, read_delta_header
 from onelayer.config import BenchmarkConfig, EvalConfig
-from onelayer.errors import RunStopped, UserError
+from onelayer.errors import UserError
 from onelayer.estimates import BenchmarkEstimates, Estimate, category_averages, estimate_benchmark
 from onelayer.files import atomic_path, write_json
-from onelayer.graders.grade import count_reasons
+from onelayer.graders.grade import Grade, failure_sentence
+from onelayer.grading import cut_texts, grade_all
 from onelayer.harness import parse_tasks, run_harness
 from onelayer.model import BaseModel
 from onelayer.prompts import encode_split
-from onelayer.rollout import Answers, answer, cut_texts
+from onelayer.rollout import Answers, answer
 from onelayer.scores import ArmScores, join_scores, write_scores
 from onelayer.setup import load_model, start_sandbox, versions
 from onelayer.tasks.base import Scoring
@@ -111,6 +112,9 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console) -> R
         _add_row(table, scored.task.name, scored.task.category, estimates)
         _write(output, what, results)
     console.print(table)
+    for scores in results.scores:
+        if sentence := failure_sentence(scores.reasons, len(scores.reward)):
+            console.print(f"[yellow]{scores.benchmark[0]}: {sentence}[/]", highlight=False)
     for category, value in results.averages().items():
         console.print(f"{category}: {value:.4f}", highlight=False)
     console.print(f"\nresults: {output}", soft_wrap=True, highlight=False)
@@ -160,8 +164,10 @@ def _score(
         max_rows=config.max_rows,
     )
     (answers,) = answer(base, task, data, [weights], sampling)[0]
-    rewards, graded, reasons = _grade(benchmark, base, answers)
-    results.completions += graded
+    texts = cut_texts(base, answers.problems, answers.completions)
+    grades = grade_all(task, answers.problems, texts)
+    results.completions += _completions(benchmark.name, answers, texts, grades)
+    scores = answers.scored(grades)
     settings = {
         **benchmark.settings(chat=config.chat, file=file),
         "temperature": scoring.temperature,
@@ -169,24 +175,18 @@ def _score(
         "seed": config.eval_seed,
         "limit": config.limit,
         "too_long": data.too_long,
-        "reasons": reasons,
+        "reasons": scores.reasons,
     }
-    return results.add(answers.scored(rewards), settings)
+    return results.add(scores, settings)
 
 
-def _grade(
-    benchmark: Benchmark, base: BaseModel, answers: Answers
-) -> tuple[np.ndarray[Any, np.dtype[np.float64]], list[dict[str, Any]], dict[str, int]]:
-    texts = cut_texts(base, answers.problems, answers.completions)
-    grades = benchmark.grade(texts, [problem.columns for problem in answers.problems])
-    if lost := [grade for grade in grades if grade.reward is None]:
-        raise RunStopped(
-            f"benchmark '{benchmark.name}': {len(lost)} of {len(grades)} completions could not be graded "
-            f"({lost[0].reason}: {lost[0].detail})"
-        )
-    rows = [
+def _completions(
+    benchmark: str, answers: Answers, texts: Sequence[str], grades: Sequence[Grade]
+) -> list[dict[str, Any]]:
+    """The rows of ``completions.jsonl``."""
+    return [
         {
-            "benchmark": benchmark.name,
+            "benchmark": benchmark,
             "problem": problem.id,
             "sample": sample,
             "completion": text,
@@ -197,8 +197,6 @@ def _grade(
         }
         for problem, sample, text, grade in zip(answers.problems, answers.samples, texts, grades, strict=True)
     ]
-    counts = {str(reason): count for reason, count in count_reasons(grades).items()}
-    return np.array([grade.reward for grade in grades], dtype=np.float64), rows, counts
 
 
 def _write(output: Path, what: Mapping[str, Any], results: Results) -> None:

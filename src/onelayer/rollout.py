@@ -3,21 +3,20 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from onelayer import episodes
 from onelayer.arm import Arm
 from onelayer.batch import Batch, advantages_of
 from onelayer.config import EvalConfig, TrainConfig
-from onelayer.errors import UserError
+from onelayer.graders.grade import Grade
+from onelayer.grading import cut_texts, failure_shares, grade_all, grade_texts, rewards_of
 from onelayer.model import BaseModel
 from onelayer.prompts import EncodedSplit, drawn_prompts
-from onelayer.sample import Completions, Key, Row, Sampling, before_stop, sample_policies
+from onelayer.sample import Completions, Key, Row, Sampling, sample_policies
 from onelayer.scores import ArmScores, join_scores
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Problem, Scoring, Task
@@ -52,7 +51,8 @@ def collect(
     results = []
     for indices, rows, completions in zip(indices_by_arm, rows_by_arm, completed, strict=True):
         problems = [data.problems[index] for index in indices for _ in range(group)]
-        rewards = score(base, task, problems, completions).view(len(indices), group)
+        grades = grade_texts(task, problems, cut_texts(base, problems, completions))
+        rewards = rewards_of(grades).view(len(indices), group)
         advantages = advantages_of(rewards, config)
         batch = Batch(
             [row.prompt for row in rows],
@@ -60,45 +60,8 @@ def collect(
             advantages.flatten().float(),
             torch.arange(len(indices)).repeat_interleave(group),
         )
-        results.append((batch, _metrics(rewards, completions)))
+        results.append((batch, {**_metrics(rewards, completions), **failure_shares(grades)}))
     return results
-
-
-def cut_texts(base: BaseModel, problems: Sequence[Problem], completions: Completions) -> list[str]:
-    """The completions as text, up to where their problems say that they stop."""
-    texts = completions.texts(base.tokenizer)
-    return [before_stop(text, problem.stop) for problem, text in zip(problems, texts, strict=True)]
-
-
-def score(base: BaseModel, task: Task, problems: Sequence[Problem], completions: Completions) -> Tensor:
-    """The task's reward of each completion, (n,) fp64; NaN where the reward does not apply (None).
-
-    Raises:
-        UserError: the reward function raises, or returns the wrong number of rewards or something that is no number.
-    """
-    texts = cut_texts(base, problems, completions)
-    replies: list[Any] = [
-        text if isinstance(problem.prompt, str) else [{"role": "assistant", "content": text}]
-        for problem, text in zip(problems, texts, strict=True)
-    ]
-    names = {name for problem in problems for name in problem.columns}
-    columns = {name: [problem.columns.get(name) for problem in problems] for name in sorted(names)}
-    try:
-        rewards: Any = task.reward(prompts=[problem.prompt for problem in problems], completions=replies, **columns)
-    except UserError:
-        raise
-    except Exception as error:  # a user's function may raise anything
-        raise UserError(f"the reward of task '{task.name}' raised {type(error).__name__}: {error}") from error
-    if not isinstance(rewards, Sequence) or len(rewards) != len(problems):
-        count = len(rewards) if isinstance(rewards, Sequence) else "no list of"
-        raise UserError(f"the reward of task '{task.name}' returned {count} rewards for {len(problems)} completions")
-    for reward, problem in zip(rewards, problems, strict=True):
-        if reward is not None and not (isinstance(reward, int | float | np.number) and math.isfinite(reward)):
-            raise UserError(
-                f"the reward of task '{task.name}' returned {reward!r} for problem {problem.id}; "
-                "it has to be a finite number, or None where it does not apply"
-            )
-    return torch.tensor([math.nan if reward is None else float(reward) for reward in rewards], dtype=torch.float64)
 
 
 def _metrics(rewards_PG: Tensor, completions: Completions) -> dict[str, float]:
@@ -125,15 +88,17 @@ class Answers:
     """(n,) which sample of its problem a row is."""
     completions: Completions
 
-    def scored(self, rewards: NDArray[np.float64]) -> ArmScores:
-        """The scores that belong to (n,) rewards."""
+    def scored(self, grades: Sequence[Grade]) -> ArmScores:
+        """The scores that belong to (n,) verdicts."""
+        reasons = [grade.reason for grade in grades]
         return ArmScores(
             benchmark=[self.scoring.benchmark] * len(self.problems),
             problem=np.array([problem.id for problem in self.problems], dtype=np.int64),
             sample=np.array(self.samples, dtype=np.int64),
-            reward=rewards,
+            reward=rewards_of(grades).numpy(),
             length=self.completions.lengths.numpy(),
             truncated=self.completions.truncated.numpy(),
+            reason=reasons if any(reasons) else None,
         )
 
 
@@ -183,19 +148,12 @@ def evaluate(
 
     Raises:
         UserError: a reward that does not apply to a problem: it has no score then.
+        RunStopped: completions that a grader could not judge and that have no reward.
     """
     if isinstance(task, AgenticTask):
         return [played.scores for played in episodes.evaluate(base, task, data, policies, config)]
     results = []
     for answers in answer(base, task, data, policies, config):
-        scores = []
-        for part in answers:
-            rewards = score(base, task, part.problems, part.completions)
-            if rewards.isnan().any():
-                lost = part.problems[int(rewards.isnan().nonzero()[0])].id
-                raise UserError(
-                    f"the reward of task '{task.name}' is None for problem {lost}, which therefore has no score"
-                )
-            scores.append(part.scored(rewards.numpy()))
-        results.append(join_scores(scores))
+        parts = [(part, cut_texts(base, part.problems, part.completions)) for part in answers]
+        results.append(join_scores([part.scored(grade_all(task, part.problems, texts)) for part, texts in parts]))
     return results

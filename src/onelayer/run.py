@@ -21,6 +21,7 @@ from onelayer.config import TrainConfig
 from onelayer.errors import UserError
 from onelayer.files import atomic_path, write_json
 from onelayer.folder import RunFolder
+from onelayer.graders.grade import FAILURES, failure_sentence
 from onelayer.loop import Record, Training, run_steps
 from onelayer.model import BaseModel
 from onelayer.progress import RunProgress
@@ -60,6 +61,7 @@ class Run:
     write_page: Callable[[], object] | None = None
     """Writes the page on which the run can be watched."""
     _next_page: float = 0.0
+    _failures_said: bool = False
 
     def train(self, specs: Sequence[ArmSpec], until: int | None = None) -> None:
         """Advance arms to step ``until``, side by side; at the last step (the default) score them and write them out.
@@ -126,6 +128,7 @@ class Run:
                 if arm.stopped:
                     self.progress.say(f"[yellow]{arm.stopped}[/]")
             self.progress.step(step, results)
+            self._say_failures(step, results)
             self._refresh_page()
             done = step + 1
             pause = done == self.config.stop_at and done < self.config.steps
@@ -147,6 +150,19 @@ class Run:
                 self._finish(arm, seconds, test, about_test, selection.score)
             self.folder.drop_checkpoint(number)
         self.progress.end_set(arms)
+
+    def _say_failures(self, step: int, results: Sequence[tuple[Arm, Record]]) -> None:
+        """Say it, once, when a grader gives no verdict: what it cannot judge must not pass for wrong answers."""
+        completions = self.config.train_batch_size * self.config.num_generations
+        for arm, record in results:
+            counts: dict[str, int] = {
+                reason: round(record.get(f"grader/{reason}", 0.0) * completions) for reason in FAILURES
+            }
+            if not self._failures_said and (sentence := failure_sentence(counts, completions)):
+                self._failures_said = True
+                self.progress.say(
+                    f"[yellow]{arm.name}, step {step + 1}: {sentence}; metrics.jsonl counts all that follow (grader/...)[/]"
+                )
 
     def _refresh_page(self) -> None:
         """Write the page anew now and then, for at most a twentieth of the time."""
@@ -233,7 +249,9 @@ class Run:
         with atomic_path(self.folder.arm(name) / "scores.parquet") as temporary:
             write_scores(temporary, test)
         self.scores[name] = test.score
-        self.folder.write_arm(name, {**record, "score": self.scores[name]}, self.base)
+        if sentence := failure_sentence(test.reasons, len(test.reward)):
+            self.progress.say(f"[yellow]{name}, test problems: {sentence}[/]")
+        self.folder.write_arm(name, {**record, "reasons": test.reasons, "score": self.scores[name]}, self.base)
 
 
 def arm_of(name: str) -> str:

@@ -6,6 +6,7 @@ matched by (benchmark, problem), never by their order.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from onelayer.contrasts import BASE, AverageScores, PairedScores, benchmark_weights
 from onelayer.contribution import FULL
 from onelayer.errors import UserError
+from onelayer.graders.grade import FAILURES, failure_sentence
 
 Key = tuple[str, int | str]
 """A problem: its benchmark and its id there."""
@@ -33,6 +35,8 @@ SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
     ]
 )
+REASON = pa.field("reason", pa.string())
+"""A further column, which files may lack: why a completion got its reward, null where that is not known."""
 
 
 UNJUDGED = ("rate", "dropped")
@@ -43,7 +47,8 @@ UNJUDGED = ("rate", "dropped")
 class ArmScores:
     """The scored completions of one arm and training seed: arrays of shape (completions,).
 
-    ``length`` counts completion tokens; ``truncated`` says that the token limit cut the completion off.
+    ``length`` counts completion tokens; ``truncated`` says that the token limit cut the completion off; ``reason`` is the
+    grader's, None where there was no grader.
     """
 
     benchmark: Sequence[str]
@@ -52,6 +57,7 @@ class ArmScores:
     reward: NDArray[np.float64]
     length: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+    reason: Sequence[str | None] | None = None
 
     def problem_means(self) -> dict[Key, float]:
         """Return the mean reward over the samples of each problem, in order of first appearance."""
@@ -82,6 +88,11 @@ class ArmScores:
         """The largest number of samples of a problem."""
         return len(np.unique(self.sample))
 
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How often each reason occurs, the most frequent first; empty where none is known."""
+        return dict(Counter(reason for reason in self.reason or () if reason is not None).most_common())
+
 
 @dataclass(frozen=True)
 class MeasuredScores:
@@ -108,7 +119,11 @@ def join_scores(parts: Sequence[ArmScores]) -> ArmScores:
     arrays = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in SCHEMA.names if name != "benchmark"
     }
-    return ArmScores(benchmark=[name for part in parts for name in part.benchmark], **arrays)
+    reasons: list[str | None] = []
+    for part in parts:
+        reasons += part.reason or [None] * len(part.reward)
+    benchmarks = [name for part in parts for name in part.benchmark]
+    return ArmScores(benchmark=benchmarks, reason=reasons if any(reasons) else None, **arrays)
 
 
 def write_scores(path: Path, scores: ArmScores) -> None:
@@ -140,8 +155,9 @@ def read_scores(path: Path) -> ArmScores:
         raise UserError(f"{path} is damaged or not a parquet file: {str(error).splitlines()[0]}") from error
     if missing := [name for name in SCHEMA.names if name not in table.column_names]:
         raise UserError(f"{path} lacks the column '{missing[0]}'; it needs {', '.join(SCHEMA.names)}")
+    schema = SCHEMA.append(REASON) if REASON.name in table.column_names else SCHEMA
     try:
-        table = table.select(SCHEMA.names).cast(SCHEMA)
+        table = table.select(schema.names).cast(schema)
     except (pa.ArrowException, ValueError) as error:
         raise UserError(f"{path} has a column of the wrong type: {str(error).splitlines()[0]}") from error
     if table.num_rows == 0:
@@ -160,7 +176,8 @@ def read_scores(path: Path) -> ArmScores:
                 f"{seen[key] + 1}"
             )
         seen[key] = row
-    return ArmScores(benchmark=benchmarks, **columns)
+    reasons = table[REASON.name].to_pylist() if REASON.name in table.column_names else []
+    return ArmScores(benchmark=benchmarks, reason=reasons if any(reasons) else None, **columns)
 
 
 def pair_arms(
@@ -227,7 +244,21 @@ def read_scan(folder: Path, categories: Mapping[str, str] | None = None) -> Meas
         num_samples=max(arm.num_samples for arms in ordered.values() for arm in arms),
         truncation_rate={n: float(np.mean([arm.truncation_rate for arm in arms])) for n, arms in ordered.items()},
         mean_length={n: float(np.mean([arm.mean_length for arm in arms])) for n, arms in ordered.items()},
+        notes=_failures(ordered),
     )
+
+
+def _failures(arms: Mapping[str, Sequence[ArmScores]]) -> tuple[str, ...]:
+    """A sentence on the completions that a grader could not judge, with the arms that they are of; or none."""
+    counts: Counter[str] = Counter()
+    by_arm: Counter[str] = Counter()
+    for name, seeds in arms.items():
+        for scores in seeds:
+            counts.update(scores.reasons)
+            by_arm[name] += sum(scores.reasons.get(reason, 0) for reason in FAILURES)
+    sentence = failure_sentence(counts, sum(len(scores.reward) for seeds in arms.values() for scores in seeds))
+    shown = ", ".join(f"{name} {count}" for name, count in by_arm.most_common() if count)
+    return (f"On the test problems {sentence}. By arm: {shown}.",) if sentence else ()
 
 
 def _read_arm_record(path: Path) -> dict[str, Any]:
@@ -244,4 +275,7 @@ def _read_arm_record(path: Path) -> dict[str, Any]:
 
 
 def _table(scores: ArmScores) -> pa.Table:
-    return pa.table({name: getattr(scores, name) for name in SCHEMA.names}, schema=SCHEMA)
+    columns = {name: getattr(scores, name) for name in SCHEMA.names}
+    if scores.reason is None:
+        return pa.table(columns, schema=SCHEMA)
+    return pa.table({**columns, REASON.name: scores.reason}, schema=SCHEMA.append(REASON))

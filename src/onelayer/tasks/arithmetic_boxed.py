@@ -6,6 +6,7 @@ The prompt is ``27+38=`` and a right completion is ``15,6\boxed{65}``.
 from collections.abc import Sequence
 from typing import Any
 
+from onelayer.graders.grade import Grade
 from onelayer.graders.math_answer import grade_math
 from onelayer.graders.math_text import extract_answer, normalize
 from onelayer.tasks.arithmetic import MARKER, ArithmeticTask
@@ -37,8 +38,10 @@ class BoxedArithmeticTask:
         answer = extract_answer(text, "boxed", strict=True)
         return None if answer is None else normalize(answer)
 
-    def reward(
-        self, prompts: list[Prompt], completions: list[Any], *, answer: list[str], **columns: Any
-    ) -> list[float | None]:
+    def grade(self, prompts: list[Prompt], completions: list[Any], *, answer: list[str], **columns: Any) -> list[Grade]:
+        """Return the math grader's verdict on the last box of each completion."""
+        return grade_math(completions, answer, rule="boxed", strict=True)
+
+    def reward(self, prompts: list[Prompt], completions: list[Any], **columns: Any) -> list[float | None]:
         """Return 1.0 for each completion with the right answer in its last box, 0.0 for others."""
-        return [grade.reward for grade in grade_math(completions, answer, rule="boxed", strict=True)]
+        return [grade.reward for grade in self.grade(prompts, completions, **columns)]

@@ -52,9 +52,11 @@ Each column is a list as long as ``completions``. A completion is text for a tex
 class Task(Protocol):
     """A set of problems with a reward.
 
-    A task whose answers can be compared also has ``parse_answer(text) -> str | None``: the final answer of a completion
-    in one form, None where there is none. A majority vote needs it. A task whose reward runs the completions as programs
-    says so with ``runs_programs = True``: the sandbox is then started and probed before anything else.
+    A task whose rewards come with reasons also has ``grade(prompts, completions, **columns) -> list[Grade]``, and its
+    rewards are those of the grades: what a grader could not judge is then counted apart from what is wrong. A task whose
+    answers can be compared also has ``parse_answer(text) -> str | None``: the final answer of a completion in one form,
+    None where there is none. A majority vote needs it. A task whose reward runs the completions as programs says so with
+    ``runs_programs = True``: the sandbox is then started and probed before anything else.
     """
 
     @property

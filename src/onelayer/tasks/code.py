@@ -18,7 +18,7 @@ from itertools import product
 from typing import Any
 
 from onelayer.graders.code_sandbox import grade_code
-from onelayer.graders.grade import Reason
+from onelayer.graders.grade import Grade, Reason
 from onelayer.tasks.base import Problem, Prompt, Split
 
 HEADER = "def f(x): return "
@@ -106,7 +106,7 @@ class CodeTask:
     runs_programs = True
 
     def __init__(self) -> None:
-        self._rewards: dict[tuple[str, str], float | None] = {}
+        self._grades: dict[tuple[str, str], Grade] = {}
 
     @staticmethod
     def problems(split: Split) -> Sequence[Problem]:
@@ -122,13 +122,15 @@ class CodeTask:
             for number, (example, function) in enumerate(drawn, start)
         ]
 
-    def reward(
-        self, prompts: list[Prompt], completions: list[Any], *, tests: list[str], **columns: Any
-    ) -> list[float | None]:
-        """Return 1.0 for each completion that makes a right program, 0.0 for others, None where the sandbox failed."""
+    def grade(self, prompts: list[Prompt], completions: list[Any], *, tests: list[str], **columns: Any) -> list[Grade]:
+        """Return the code grader's verdict on each program that a completion makes."""
         pairs = [(HEADER + text, expected) for text, expected in zip(completions, tests, strict=True)]
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._rewards]
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._grades]
         grades = grade_code([program for program, _ in new], [expected for _, expected in new])
         found = dict(zip(new, grades, strict=True))
-        self._rewards |= {pair: grade.reward for pair, grade in found.items() if grade.reason in _FINAL}
-        return [self._rewards[pair] if pair in self._rewards else found[pair].reward for pair in pairs]
+        self._grades |= {pair: grade for pair, grade in found.items() if grade.reason in _FINAL}
+        return [self._grades[pair] if pair in self._grades else found[pair] for pair in pairs]
+
+    def reward(self, prompts: list[Prompt], completions: list[Any], **columns: Any) -> list[float | None]:
+        """Return 1.0 for each completion that makes a right program, 0.0 for others, None where the sandbox failed."""
+        return [grade.reward for grade in self.grade(prompts, completions, **columns)]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onelayer.config import TrainConfig
 from onelayer.errors import UserError
+from onelayer.graders.grade import Grade
 from onelayer.graders.math_text import extract_answer, normalize
 from onelayer.tasks.base import Problem, Prompt, Scoring, Split
 from onelayer.tasks.benchmarks import Benchmark, ProblemSet, TrainingSet, get_benchmark, get_training_set
@@ -58,19 +59,22 @@ class BenchmarkTask:
         answer = extract_answer(text, rule.answer_rule, strict=rule.strict) if rule.grader == "math" else None
         return None if answer is None else normalize(answer)
 
-    def reward(
+    def grade(
         self, prompts: list[Prompt], completions: list[Any], *, problem_set: list[str], **columns: list[Any]
-    ) -> list[float | None]:
-        """1.0 for a right completion, 0.0 for a wrong one, None where a grader could not tell."""
+    ) -> list[Grade]:
+        """The verdicts of the graders that the problems' sets name."""
         texts = [reply if isinstance(reply, str) else reply[-1]["content"] for reply in completions]
-        rewards: list[float | None] = [None] * len(texts)
+        grades: dict[int, Grade] = {}
         for name in dict.fromkeys(problem_set):
             chosen = [i for i, other in enumerate(problem_set) if other == name]
             expected = [{key: column[i] for key, column in columns.items()} for i in chosen]
-            grades = self.sets[name].grade([texts[i] for i in chosen], expected)
-            for i, grade in zip(chosen, grades, strict=True):
-                rewards[i] = grade.reward
-        return rewards
+            found = self.sets[name].grade([texts[i] for i in chosen], expected)
+            grades |= zip(chosen, found, strict=True)
+        return [grades[i] for i in range(len(texts))]
+
+    def reward(self, prompts: list[Prompt], completions: list[Any], **columns: list[Any]) -> list[float | None]:
+        """1.0 for a right completion, 0.0 for a wrong one, None where a grader could not tell."""
+        return [grade.reward for grade in self.grade(prompts, completions, **columns)]
 
 
 @dataclass(frozen=True)
