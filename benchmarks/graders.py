@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from hostile import ANSWERS, HONEST, PROGRAMS, TESTS
 
@@ -69,11 +71,19 @@ def other_values(answer: str) -> list[str]:
     return [f"\\boxed{{{form}}}" for form in forms]
 
 
+def processor_seconds() -> float:
+    """What this process and the workers have used so far, whatever else the machine does."""
+    this = psutil.Process()
+    return sum(sum(process.cpu_times()[:2]) for process in (this, *this.children(recursive=True)))
+
+
 def measure_math(data: Path) -> int:
     faults, ordinary, ordinary_seconds = 0, 0, 0.0
     with MathPool(WORKERS) as pool:
         grade_math(["\\boxed{x+1}"] * 8, [f"{n}+x" for n in range(8)], pool=pool)  # start the workers
-        print("| problems | completions | number | correct | others | answers/s |\n|---|---|---|---|---|---|")
+        print(
+            "| problems | completions | number | correct | others | answers/s | a processor second |\n|---|---|---|---|---|---|---|"
+        )
         for name in ("gsm8k_test", "math500"):
             rows = (data / f"{name}.jsonl").read_text().splitlines()
             answers = [reference_answer(json.loads(row)["answer"]) for row in rows]
@@ -85,14 +95,15 @@ def measure_math(data: Path) -> int:
                 "another problem's answer": [(f"\\boxed{{{b}}}", a) for a, b in zip(answers, shuffled, strict=True)],
             }
             for kind, pairs in sets.items():
-                started = time.perf_counter()
+                started, worked = time.perf_counter(), processor_seconds()
                 grades = grade_math([text for text, _ in pairs], [a for _, a in pairs], pool=pool)
-                seconds = time.perf_counter() - started
+                seconds, worked = time.perf_counter() - started, processor_seconds() - worked
                 if kind in ("the reference", "another problem's answer"):
                     ordinary, ordinary_seconds = ordinary + len(pairs), ordinary_seconds + seconds
                 counts = count_reasons(grades)
                 correct = counts.pop("correct", 0)
-                print(f"| {name} | {kind} | {len(pairs)} | {correct} | {counts or ''} | {len(pairs) / seconds:,.0f} |")
+                speed = f"{len(pairs) / seconds:,.0f} | {len(pairs) / worked:,.0f}"
+                print(f"| {name} | {kind} | {len(pairs)} | {correct} | {counts or ''} | {speed} |")
                 for (text, answer), grade in zip(pairs, grades, strict=True):
                     same = compare_plainly(normalize(answer), normalize(text[7:-1])) is True
                     expected = "correct" if kind != "another problem's answer" or same else "wrong"

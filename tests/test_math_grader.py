@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -130,6 +131,8 @@ def test_reference_answers_may_be_worked_solutions() -> None:
         (r"1-\sqrt{19}, 1+\sqrt{19}", r"1 \pm \sqrt{19}"),
         (r"6.72\times10^{-5}", ".0000672"),
         ("(-\\infty, 3]", r"\left(-\infty,3\right]"),
+        (r"90 ^ \circ", "90"),
+        (r"5 \text {cm}", "5"),
     ],
 )
 def test_equal_answers_are_correct(pool: MathPool, answer: str, reference: str) -> None:
@@ -161,6 +164,9 @@ def test_equal_answers_are_correct(pool: MathPool, answer: str, reference: str) 
         ("5 6", "56"),
         ("2(18)", "20"),
         ("(1,2)", "x+1"),
+        ("(1, 000)", "1000"),
+        ("1, 000", "1,000"),
+        ("1 1/2", "11/2"),
     ],
 )
 def test_other_answers_and_hedges_are_wrong(pool: MathPool, answer: str, reference: str) -> None:
@@ -249,6 +255,36 @@ def test_lengths_must_agree() -> None:
 
 def test_rewards_follow_reasons() -> None:
     assert [grade_of(r).reward for r in ("correct", "wrong", "timeout", "crash", "not_graded")] == [1, 0, 0, 0, None]
+
+
+LATEX = r"""
+x+1 x-1 -x^{2}+3x-4 (x+1)(y-2) 2x+y x^2+y 5(x+2)^{3} 1+2i |x-1| x_1+x_2 a/b b/a 2^{10} 2^{1}0 1,-2 12,-2 y=2x+3
+\frac{2\sqrt{3}}{4} \frac{14}{3} -\frac{14}{3} 3\pi-\frac{1}{2} \sqrt[3]{x} \sqrt{x} 3\sqrt{13} (-\infty,0)\cup(9,36)
+(3,\frac{\pi}{2}) (3,4) (34) [3,4] (3,4] (3,400) x\in[-2,7] \begin{pmatrix}1&-2\\3&0\end{pmatrix}
+\begin{pmatrix}1&-2\\30&1\end{pmatrix}
+"""
+EXPRESSIONS = LATEX.split()
+
+
+def test_spaces_decide_as_mathematics_would(pool: MathPool) -> None:
+    spaced = [re.sub(r"([-+*/^_=<>()\[\]|&]|(?<=\}))", r" \1 ", text) for text in EXPRESSIONS]
+    pairs = [(normalize(text), normalize(other)) for text, other in zip(EXPRESSIONS, spaced, strict=True)]
+    assert sum(text != other for text, other in pairs) > 25
+    assert [compare_plainly(*pair) for pair in pairs] == [True] * len(pairs)
+    for pair, verdict in zip(pairs, pool.compare(pairs, 5.0, 120.0), strict=True):
+        assert verdict is not None
+        assert verdict.verdict == "correct", pair
+
+
+def test_what_text_decides_mathematics_decides_alike(pool: MathPool) -> None:
+    others = [normalize(re.sub(r"([-+*/,])", r"\1 ", text)) for text in EXPRESSIONS]
+    pairs = {(normalize(text), other): a == b for a, text in enumerate(EXPRESSIONS) for b, other in enumerate(others)}
+    decided = {pair: plain for pair in pairs if (plain := compare_plainly(*pair)) is not None}
+    assert len(decided) > 300
+    assert all(pairs[pair] for pair, plain in decided.items() if plain)
+    for (pair, plain), verdict in zip(decided.items(), pool.compare(list(decided), 5.0, 120.0), strict=True):
+        assert verdict is not None
+        assert (verdict.verdict == "correct") == plain, pair
 
 
 def references(name: str) -> list[str]:

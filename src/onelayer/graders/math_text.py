@@ -19,6 +19,8 @@ _NUMBER = re.compile(r"(?<![\w.)\]}])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?|\d[
 _PLAIN = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+)?(\.\d*)?(?:[eE]([+-]?\d{1,3}))?")
 _PLAIN_FRACTION = re.compile(r"([+-]?)(?:\\frac\{(\d+)\}\{(\d+)\}|(\d+)/(\d+))")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}")
+# LaTeX ignores these spaces; "5 6", "1 1/2" and "1, 000" keep theirs.
+_IDLE_SPACE = re.compile(r" ?([-+*/^_=<>(){}\[\]|&]) ?|(?<=,) (?!\d{3}(?!\d))")
 _THOUSANDS_SPACE = re.compile(r"(?<=\d) (?=\d{3}(?!\d))")
 _SEVERAL_NUMBERS = re.compile(r"[-+]?[\d.,]+(?: [-+]?[\d.,]+)+")
 _PRODUCT = re.compile(r"(?<=[\d)]) ?\((?=[-+]?[\d.]+\))")
@@ -113,7 +115,8 @@ def normalize(answer: str) -> str:
     if repeating and len(text) < _LONGEST_NUMBER:
         text = _fraction_of_repeating(*repeating.groups())
     text = _PRODUCT.sub(r" \\cdot (", text)  # math-verify takes 2(18) for a mixed number, 20
-    return re.sub(r"\s+", " ", text)
+    text = re.sub(r"\s+", " ", text)
+    return re.sub(r" ?\^ ?", "^", re.sub(r"(\\[a-zA-Z]+) \{", r"\1{", text))  # math-verify reads neither with a space
 
 
 def _fraction_of_repeating(whole: str, fixed: str, repeated: str) -> str:
@@ -188,7 +191,7 @@ def compare_plainly(reference: str, answer: str) -> bool | None:
     bases differ; ``6 = 5`` is not a way to write 5; braces that do not match are no answer (they could smuggle in a
     second one); ``5 6`` is not 11.
     """
-    if reference == answer:
+    if _IDLE_SPACE.sub(r"\1", reference) == _IDLE_SPACE.sub(r"\1", answer):
         return True
     if not _braces_balance(answer):
         return False
