@@ -22,6 +22,7 @@ ANSWERS = {
     "integral without closed form": "\\int_0^1 e^{-x^{x^x}} dx",
     "set of 5,000": "\\{" + ",".join(map(str, range(5_000))) + "\\}",
     "100,000 open braces": "{" * 100_000,
+    "20,000 boxes": "\\boxed{" * 20_000,
     "null character": "\x00",
     "lone surrogate": "\ud800",
     "two answers in two boxes": "7} or \\boxed{5",

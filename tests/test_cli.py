@@ -147,6 +147,7 @@ def test_plan_prints_what_trains(onelayer: Command, data: Path) -> None:
         ("scan --steps 0", "option steps = 0"),
         ("scan --loss-type mean", "dr_grpo"),
         ("scan --task arithmetik", "did you mean arithmetic"),
+        ("scan --task cod --model=", "did you mean code"),
         ("scan --preset nothing", "no preset 'nothing'"),
         ("scan --config nothing.yaml", "cannot be read"),
         ("scan --config bad.yaml", "no option 'learning_rat'; did you mean learning_rate"),

@@ -131,6 +131,8 @@ def test_a_hole_is_a_warning_that_names_it(monkeypatch: pytest.MonkeyPatch, capl
         ("cut.jsonl --grader math", "cut.jsonl, line 2: this is not JSON"),
         ("in.jsonl --grader math", "line 1: the math grader needs 'answer'; the row has 'id', 'completion', 'tests'"),
         ("bad.jsonl --grader code", "line 1: The tests are not valid Python"),
+        ("empty.jsonl --grader math", "line 2: 'answer' has to be text or a number, not \" \""),
+        ("list.jsonl --grader math", "line 1: 'answer' has to be text or a number, not [\"4\"]"),
         ("in.jsonl --grader prose", "'prose' is not one of 'math', 'code'"),
         ("in.jsonl", "Missing option '--grader'"),
         ("in.jsonl --grader code --rule boxed", "are for --grader math"),
@@ -147,6 +149,8 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
     write(tmp_path / "in.jsonl", PROGRAMS)
     write(tmp_path / "sums.jsonl", [{"completion": "4", "answer": "4"}])
     write(tmp_path / "bad.jsonl", [{"completion": "", "tests": "assert ("}])
+    write(tmp_path / "empty.jsonl", [{"completion": "4", "answer": 4}, {"completion": "4", "answer": " "}])
+    write(tmp_path / "list.jsonl", [{"completion": "4", "answer": ["4"]}])
     (tmp_path / "cut.jsonl").write_text('{"completion": "4", "answer": "4"}\n{"compl')
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.rglob("*"))

@@ -18,7 +18,14 @@ from onelayer.errors import UserError
 from onelayer.graders.grade import count_reasons, grade_of
 from onelayer.graders.math_answer import grade_math
 from onelayer.graders.math_pool import MathPool
-from onelayer.graders.math_text import compare_plainly, extract_answer, normalize, plain_number, reference_answer
+from onelayer.graders.math_text import (
+    _last_boxed,
+    compare_plainly,
+    extract_answer,
+    normalize,
+    plain_number,
+    reference_answer,
+)
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -62,6 +69,31 @@ def reason(pool: MathPool, answer: str, reference: str, deadline: float = 10.0) 
 )
 def test_each_rule_finds_its_answer(text: str, rule: str, expected: str | None) -> None:
     assert extract_answer(text, rule, strict=True) == expected  # type: ignore[arg-type]
+
+
+@given(st.lists(st.sampled_from(["\\boxed", "\\boxed{", "{", "}", "\\{", "\\}", "\\", "5", " ", "x"]), max_size=14))
+def test_the_last_box_is_the_last_that_closes(parts: list[str]) -> None:
+    text = "".join(parts)
+    found = None
+    for match in re.finditer(r"\\boxed\s*(?=\{)|\\boxed\s*([^\s\\{}]+)", text):
+        depth, rest = 0, text[match.end() :]
+        for brace in re.finditer(r"\\[\\{}]|[{}]", rest):
+            depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+            if depth == 0 and not match[1]:
+                found = rest[1 : brace.start()]
+                break
+        found = match[1] or found
+    assert _last_boxed(text) == found
+
+
+@pytest.mark.parametrize(
+    "part", ["\\boxed{", "\\boxed ", "{", "####", "answer is $", "answer is \\(", "1,", "\\text{", " ^", "="]
+)
+def test_text_costs_no_more_than_its_length(part: str) -> None:
+    for text in (part * 20_000, "\\boxed{" * 5_000 + part * 10_000, f"answer is {part * 20_000}"):
+        started = time.process_time()
+        compare_plainly("x+1", normalize(extract_answer(text) or ""))
+        assert time.process_time() - started < 2.0
 
 
 def test_strict_takes_one_place_only_and_lenient_falls_back() -> None:
@@ -133,6 +165,9 @@ def test_reference_answers_may_be_worked_solutions() -> None:
         ("(-\\infty, 3]", r"\left(-\infty,3\right]"),
         (r"90 ^ \circ", "90"),
         (r"5 \text {cm}", "5"),
+        (r"\mathbf{5}", "5"),
+        (r"\text{x = 5}", "5"),
+        (r"\text{even}", "even"),
     ],
 )
 def test_equal_answers_are_correct(pool: MathPool, answer: str, reference: str) -> None:
@@ -167,6 +202,9 @@ def test_equal_answers_are_correct(pool: MathPool, answer: str, reference: str) 
         ("(1, 000)", "1000"),
         ("1, 000", "1,000"),
         ("1 1/2", "11/2"),
+        (r"\mathbf{5 6}", "11"),
+        (r"\text{5 or 6}", "5"),
+        (r"\text{seat}", "east"),
     ],
 )
 def test_other_answers_and_hedges_are_wrong(pool: MathPool, answer: str, reference: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import click
 
 from onelayer.config import Config, build, preset_path, read_yaml
-from onelayer.tasks import TASKS
+from onelayer.tasks import TASKS, require_known
 
 C = TypeVar("C", bound=Config)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,10 +52,12 @@ def build_config(
     given = {name: value for name, value in flags.items() if value is not None}
     from_file = read_yaml(Path(config_file)) if config_file else {}
     own = {**from_file, **given}
+    if own.get("task") is not None:
+        require_known(str(own["task"]))
     if preset is None and own.get("dataset") is None:
         preset = own.get("task") or default_task
         if preset not in TASKS:
-            preset = None  # an unknown task is reported as such, not as a missing preset
+            preset = None  # a training set has none of its own name
     sources: list[tuple[str, Mapping[str, Any]]] = []
     if preset is not None:
         sources.append((f"preset {preset}", read_yaml(preset_path(preset))))

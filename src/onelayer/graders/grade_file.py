@@ -59,6 +59,10 @@ def grade_file(
     return count_reasons(grades)
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def read_rows(path: Path, grader: Grader) -> list[dict[str, Any]]:
     """The rows of a file to grade.
 
@@ -90,6 +94,9 @@ def read_rows(path: Path, grader: Grader) -> list[dict[str, Any]]:
             raise UserError(f"{where}: the {grader} grader needs '{missing[0]}'; the row has {found}.")
         if not isinstance(row["completion"], str):
             raise UserError(f"{where}: 'completion' has to be text, not {type(row['completion']).__name__}.")
+        answer = row.get("answer")
+        if grader == "math" and (isinstance(answer, bool) or not (isinstance(answer, int | float) or _is_text(answer))):
+            raise UserError(f"{where}: 'answer' has to be text or a number, not {json.dumps(answer)[:80]}.")
         if grader == "code":
             try:
                 parse_tests(row["tests"])

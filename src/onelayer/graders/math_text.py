@@ -11,6 +11,7 @@ RULES: tuple[Rule, ...] = get_args(Rule)
 _FALLBACK: tuple[Rule, ...] = ("boxed", "hash", "answer_is", "last_number")
 
 _BOX = re.compile(r"\\f?boxed\s*")
+_BRACE = re.compile(r"\\[\\{}]|[{}]")
 _ANSWER_IS = re.compile(r"\banswer\s?(?:is\b|:|=)\s?:?", re.IGNORECASE)
 _INLINE_MATH = re.compile(r"\$((?:\\.|[^$\\])+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]")
 _SENTENCE_END = re.compile(r"\n|[.;](?=\s|$)|\s(?:because|since|which)\s", re.IGNORECASE)
@@ -26,25 +27,37 @@ _SEVERAL_NUMBERS = re.compile(r"[-+]?[\d.,]+(?: [-+]?[\d.,]+)+")
 _PRODUCT = re.compile(r"(?<=[\d)]) ?\((?=[-+]?[\d.]+\))")
 _NOT_SINGLE = re.compile(r"[,<>=&]|\\(?:cup|cap|in|leq?|geq?|lt|gt|neq?|pm|mp|begin|text|mbox|infty|or|and|lor|\{)")
 _WORDS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox)\{\(?([A-Za-z ]+)\)?\}|\(?([A-Za-z ]+)\)?")
+_STYLED = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mbox|mathbf|mathit|mathrm|boldsymbol|bm|underline)\{([^{}]*\d[^{}]*)\}"
+)
 _IN_BASE = re.compile(r"([0-9A-Z.]+)_(?:\{(\d+)\}|(\d+))", re.IGNORECASE)
 _LONGEST_NUMBER = 200
 
 
 def _last_boxed(text: str) -> str | None:
     r"""The content of the last ``\boxed{...}`` whose braces close (or of ``\boxed 5``)."""
-    for match in reversed(list(_BOX.finditer(text))):
+    boxes = list(_BOX.finditer(text))
+    closing = _closing_braces(text) if boxes else {}
+    for match in reversed(boxes):
         start = match.end()
-        if not text.startswith("{", start):
-            token = re.match(r"[^\s$\\{}.,;]+", text[start : start + _LONGEST_NUMBER])
-            if token:
-                return token.group()
-            continue
-        depth = 0
-        for brace in re.finditer(r"\\[\\{}]|[{}]", text[start:]):
-            depth += {"{": 1, "}": -1}.get(brace.group(), 0)
-            if depth == 0:
-                return text[start + 1 : start + brace.start()]
+        if start in closing:
+            return text[start + 1 : closing[start]]
+        token = re.match(r"[^\s$\\{}.,;]+", text[start : start + _LONGEST_NUMBER])
+        if token:
+            return token.group()
     return None
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """Where each opening brace that is closed is closed, in one pass."""
+    opened: list[int] = []
+    closing = {}
+    for brace in _BRACE.finditer(text):
+        if brace.group() == "{":
+            opened.append(brace.start())
+        elif brace.group() == "}" and opened:
+            closing[opened.pop()] = brace.start()
+    return closing
 
 
 def _after_hash(text: str) -> str | None:
@@ -111,6 +124,8 @@ def normalize(answer: str) -> str:
     text = text.replace("\\$", "").replace("$", "").replace("\\(", "").replace("\\)", "")
     text = text.replace("\u2212", "-").replace("\u00a0", " ").strip(" *\n\t")
     text = text.removesuffix(".") if not text.endswith("..") else text
+    styled = _STYLED.fullmatch(text)  # math-verify reads no number in bold, nor one as text
+    text = styled[1].strip() if styled else text
     repeating = _REPEATING.fullmatch(text)
     if repeating and len(text) < _LONGEST_NUMBER:
         text = _fraction_of_repeating(*repeating.groups())
@@ -152,7 +167,7 @@ def _words(text: str) -> str | None:
 
 def _braces_balance(text: str) -> bool:
     depth = 0
-    for brace in re.findall(r"\\[\\{}]|[{}]", text):
+    for brace in _BRACE.findall(text):
         depth += {"{": 1, "}": -1}.get(brace, 0)
         if depth < 0:
             return False
@@ -207,6 +222,8 @@ def compare_plainly(reference: str, answer: str) -> bool | None:
         return False
     if "\\" in reference and _words(reference) and _words(answer):
         return _words(reference) == _words(answer)
+    if "\\" in answer and (word := _words(answer)) and len(word) > 1 and word == _words(reference):
+        return True
     in_base = [_IN_BASE.fullmatch(text.replace(" ", "")) for text in (reference, answer)]
     if in_base[0] and in_base[1]:
         return _digits_and_base(in_base[0]) == _digits_and_base(in_base[1])

@@ -52,8 +52,18 @@ def get_task(name: str, config: TaskConfig) -> Task:
     Raises:
         UserError: there is none.
     """
-    if name not in TASKS:
-        from onelayer.tasks.benchmarks import names
-
-        raise UserError(f"there is no task '{name}'{did_you_mean(name, [*sorted(TASKS), *names('training')])}")
+    require_known(name)
     return TASKS[name](config)
+
+
+def require_known(name: str) -> None:
+    """Refuse a name that is neither a bundled task nor a training set.
+
+    Raises:
+        UserError: with the nearest names.
+    """
+    if name not in TASKS:
+        from onelayer.tasks.benchmarks import is_training_set, names
+
+        if not is_training_set(name):
+            raise UserError(f"there is no task '{name}'{did_you_mean(name, [*sorted(TASKS), *names('training')])}")
