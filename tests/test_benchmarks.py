@@ -304,8 +304,8 @@ def test_invalid_tests_are_one_sentence(tmp_path: Path, test: str, message: str)
         ({"grader": "maths"}, "grader: Input should be 'math' or 'code'"),
         ({"prompt": "{{ question }}"}, "the prompt uses 'question', which is not among the columns"),
         ({"prompt": "{% if %}"}, "no jinja template"),
-        ({"columns": {"problem": "q"}}, "the columns for the math grader lack 'answer'"),
-        ({"temprature": 1}, "temprature: Extra inputs are not permitted"),
+        ({"columns": {"problem": "q"}}, "yaml': the columns for the math grader lack 'answer'"),
+        ({"temprature": 1}, "there is no key 'temprature'; did you mean temperature?"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(sums: Path, change: dict[str, Any], message: str) -> None:

@@ -147,7 +147,6 @@ def test_plan_prints_what_trains(onelayer: Command, data: Path) -> None:
         ("scan --steps 0", "option steps = 0"),
         ("scan --loss-type mean", "dr_grpo"),
         ("scan --task arithmetik", "did you mean arithmetic"),
-        ("scan --task cod --model=", "did you mean code"),
         ("scan --preset nothing", "no preset 'nothing'"),
         ("scan --config nothing.yaml", "cannot be read"),
         ("scan --config bad.yaml", "no option 'learning_rat'; did you mean learning_rate"),
@@ -206,6 +205,12 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(onelayer: Command, data: Pa
     assert any(part in err for part in message.split("|"))
     assert {path.name for path in data.iterdir()} - {"runs", "__pycache__"} == before
     assert not list(data.glob("runs/*"))
+
+
+def test_an_unknown_task_is_said_before_a_missing_model(onelayer: Command) -> None:
+    for task, meant in (("cod", "code"), ("numinamaths", "numinamath")):
+        code, _, err = onelayer(f"scan --task {task}")
+        assert (code, err) == (2, f"error: there is no task '{task}'; did you mean {meant}?\n")
 
 
 def test_training_that_cannot_go_on_is_exit_code_1(onelayer: Command, data: Path) -> None:

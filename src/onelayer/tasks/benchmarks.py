@@ -257,12 +257,15 @@ def _get(name: str, kind: Literal["benchmark", "training"], model: type[P]) -> P
     content = read_yaml(path)
     if content.get("kind") != kind:
         raise UserError(f"'{name}' is no {what}: its kind is {content.get('kind')!r}, not '{kind}'")
+    for key in content:
+        if key not in model.model_fields:
+            raise UserError(f"{what} '{path}': there is no key '{key}'{did_you_mean(key, list(model.model_fields))}")
     try:
         return model(**({"name": path.stem} | content))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{what} '{path}': {where}: {first['msg'].removeprefix('Value error, ')}") from error
+        where = "".join(f"{place}: " for place in first["loc"])
+        raise UserError(f"{what} '{path}': {where}{first['msg'].removeprefix('Value error, ')}") from error
 
 
 def _folder() -> Path:
