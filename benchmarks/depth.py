@@ -25,7 +25,7 @@ def measure(plan: str, args: argparse.Namespace) -> tuple[float, float, float]:
     from transformers import AutoModelForCausalLM, Qwen3Config
 
     from onelayer.arm import Arm, OptimizerSettings
-    from onelayer.logprobs import completion_logprobs
+    from onelayer.logprobs import Tokens, completion_logprobs
     from onelayer.model import wrap_model
     from onelayer.plan import parse_plan, resolve
 
@@ -55,7 +55,7 @@ def measure(plan: str, args: argparse.Namespace) -> tuple[float, float, float]:
     for _ in range(args.repeats + 1):
         start = time.process_time()
         with arm.worn_by(base):
-            logps, _ = completion_logprobs(base, prompt, ones(prompt), completion, ones(completion))
+            logps, _ = completion_logprobs(base, Tokens(prompt, ones(prompt), completion, ones(completion)))
             middle = time.process_time()
             logps.mean().backward()
         forward.append(middle - start)

@@ -73,7 +73,13 @@ class DigitGame:
 
 def game(faults: dict[int, Any] | None = None, **changes: Any) -> AgenticTask:
     starts = {"test": range(5), "selection": range(5, 8), "train": range(8, 18)}
-    options: dict[str, Any] = {"style": "compact", "history_length": 1, "max_prompt_length": 80, **changes}
+    options: dict[str, Any] = {
+        "style": "compact",
+        "history_length": 1,
+        "max_steps": 6,
+        "max_prompt_length": 80,
+        **changes,
+    }
     return AgenticTask(
         "digits",
         {split: [Problem(seed, str(seed)) for seed in seeds] for split, seeds in starts.items()},  # type: ignore[misc]
@@ -84,7 +90,7 @@ def game(faults: dict[int, Any] | None = None, **changes: Any) -> AgenticTask:
 
 def played(base: BaseModel, task: AgenticTask, starts: list[tuple[int, int]]) -> list[Episode]:
     seats = [(Problem(seed, str(seed)), sample) for seed, sample in starts]
-    return play(base, task, [{}], [seats], [Key(0, "test", 0)], Sampling(1), max_rows=24)[0]
+    return play(base, task, [{}], [seats], [Key(0, "test", 0)], Sampling(1), 24, [None])[0]
 
 
 def turn(observation: str = "a", valid: bool = True, reward: float = 0.0, ids: tuple[int, ...] = (5,)) -> Turn:

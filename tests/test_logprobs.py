@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from onelayer.arm import Arm, OptimizerSettings
-from onelayer.logprobs import completion_logprobs, head_logprobs
+from onelayer.logprobs import Tokens, completion_logprobs, head_logprobs
 from onelayer.model import BaseModel
 from onelayer.plan import parse_plan, resolve
 from onelayer.sample import left_pad
@@ -37,7 +37,7 @@ def naive(base: BaseModel, temperature: float) -> Tensor:
 @pytest.mark.parametrize("chunk", [1, 5, 1000])
 def test_equal_to_the_naive_way(base_of: Callable[..., BaseModel], family: str, temperature: float, chunk: int) -> None:
     base = base_of(family)
-    logps, entropy = completion_logprobs(base, *batch(), temperature=temperature, chunk_tokens=chunk)
+    logps, entropy = completion_logprobs(base, Tokens(*batch()), temperature=temperature, chunk_tokens=chunk)
     assert torch.allclose(logps, naive(base, temperature), atol=2e-5)
     assert ((entropy > 0) == batch()[3].bool()).all()
 
@@ -55,7 +55,7 @@ def test_gradients_equal_the_naive_ways(base_of: Callable[..., BaseModel], tied:
     rates = resolve(parse_plan("all", 4), base.parts, base.tied_head)
     chunked, whole = (Arm.create(base, rates, OptimizerSettings()) for _ in range(2))
     with chunked.worn_by(base):
-        completion_logprobs(base, *batch(), chunk_tokens=4)[0].sum().backward()
+        completion_logprobs(base, Tokens(*batch()), chunk_tokens=4)[0].sum().backward()
     with whole.worn_by(base):
         naive(base, 1.0).sum().backward()
     for name in rates:

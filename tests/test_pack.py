@@ -20,6 +20,7 @@ from onelayer.pack import Cut, Span, cut_of, packable, packed, spans_of
 from onelayer.rowwise import MIN_ROWS, PIECE_ROWS, replaced_forward, row_wise, shows_its_rows
 from onelayer.sample import Completions, Key, Row, Sampling, sample_policies, uniforms
 from onelayer.specs import create_arm, spec_of
+from onelayer.trunk import lowest_layer
 
 PLANS = [
     "all",
@@ -107,7 +108,16 @@ def complete(
     rows = [rows_of(count) for count in counts]
     with monkeypatch.context() as patch:
         logits = Logits(patch)
-        done = sample_policies(base, policies, rows, keys, Sampling(LENGTH), width=7, max_rows=max_rows)
+        done = sample_policies(
+            base,
+            policies,
+            rows,
+            keys,
+            Sampling(LENGTH),
+            width=7,
+            max_rows=max_rows,
+            trunk_layers=[lowest_layer(base, policy) or None for policy in policies],
+        )
     return [(each, logits.of(key, own, each)) for key, own, each in zip(keys, rows, done, strict=True)]
 
 
@@ -124,6 +134,9 @@ def assert_same(one: Result, two: Result) -> None:
     assert torch.equal(one[0].lengths, two[0].lengths)
     assert torch.equal(one[0].truncated, two[0].truncated)
     assert torch.equal(one[0].ids, two[0].ids)
+    assert (one[0].trunk is None) == (two[0].trunk is None)
+    if one[0].trunk and two[0].trunk:
+        assert torch.equal(one[0].trunk.hidden, two[0].trunk.hidden)
     for ours, theirs in zip(one[1], two[1], strict=True):
         assert torch.equal(ours, theirs)
 

@@ -85,6 +85,8 @@ class Arm:
     """The decoder layer, for an arm that trains one layer alone."""
     kind: str = "strategy"
     """``full``, ``layer`` or ``strategy``."""
+    trunk_layer: int = 0
+    """The layer at which the arm's passes can start: below it everything is the base's own (see ``trunk``)."""
     effective: bool = False
     """Whether an update with a non-zero rate and gradient has been made."""
     first_gradient_norms: dict[str, float] = field(default_factory=dict)

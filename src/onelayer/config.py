@@ -110,6 +110,14 @@ class TrainConfig(EvalConfig, TaskConfig, ModelConfig):
     num_generations: int = Field(8, ge=2, description="completions a prompt: the group")
     num_iterations: int = Field(1, ge=1, description="passes over a step's completions (mu in GRPO)")
     micro_batch_size: int = Field(16, ge=1, description="rows of one backward pass; gradients are summed in fp32")
+    micro_batch_tokens: int = Field(
+        16384, ge=1, description="padded tokens of one backward pass; rows of similar length go together"
+    )
+    trunk_memory: int = Field(
+        256,
+        ge=0,
+        description="MB of hidden states that an arm may keep from sampling for its update; else computed anew",
+    )
     logprob_chunk: int = Field(1024, ge=1, description="tokens whose logits exist at one time")
 
     learning_rate: float = Field(1e-6, gt=0, description="AdamW's rate, before a plan's multipliers")
@@ -169,6 +177,11 @@ class TrainConfig(EvalConfig, TaskConfig, ModelConfig):
     stop_after: int = Field(20, ge=1, description="stop an arm after so many steps with nothing to learn from")
     report_to: str = Field("none", description="also log to tensorboard, wandb, trackio (comma-separated)")
     stop_at: int = Field(0, ge=0, description="pause the run after this step; --resume goes on; 0 runs to the end")
+
+    @property
+    def trunk_bytes(self) -> int:
+        """``trunk_memory`` in bytes."""
+        return self.trunk_memory * 10**6
 
     @model_validator(mode="before")
     @classmethod

@@ -28,6 +28,7 @@ from onelayer.sample import Completions, Key, Row, Sampling, sample_policies
 from onelayer.scores import ArmScores
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Problem, Prompt
+from onelayer.trunk import Trunk, kept_layer
 
 Reason = Literal["success", "failure", "max_steps", "too_long", "error"]
 """Why an episode ended: the task is done, it can no longer be done, out of steps, a prompt over ``max_prompt_length``,
@@ -49,6 +50,17 @@ class Turn(NamedTuple):
     action: str
     valid: bool
     reward: float
+    trunk: Tensor | None = None
+    """(prompt + completion - 1, H): input of the layer that was asked for."""
+
+
+class Written(NamedTuple):
+    """A completion."""
+
+    text: str
+    ids: list[int]
+    truncated: bool
+    trunk: Tensor | None = None
 
 
 @dataclass
@@ -89,8 +101,11 @@ def play(
     keys: Sequence[Key],
     sampling: Sampling,
     max_rows: int,
+    trunk_layers: Sequence[int | None],
 ) -> list[list[Episode]]:
     """Let each policy (tensors to wear) play its own start states, each given with a sample number, to the end.
+
+    ``trunk_layers`` are layers whose input is kept, per policy, or None.
 
     A fault of an environment ends its episode with the reason ``error``; the others go on.
     """
@@ -115,15 +130,15 @@ def play(
                 episode.reason = "too_long"
                 continue
             prompts[number], rows[number] = prompt, Row(ids, episode.start.id, episode.sample, turn)
-        completed = _complete(base, policies, owners, rows, keys, sampling, max_rows)
-        actions = {number: task.action(text) for number, (text, _, _) in completed.items()}
+        completed = _complete(base, policies, owners, rows, keys, sampling, max_rows, trunk_layers)
+        actions = {number: task.action(written.text) for number, written in completed.items()}
         results = task.pool.step({number: action or "" for number, action in actions.items()})
         for number, (observation, reward, terminated, truncated, info) in results.items():
-            episode, (text, ids, cut) = episodes[number], completed[number]
+            episode, (text, ids, cut, trunk) = episodes[number], completed[number]
             action, valid = actions[number] or "", actions[number] is not None and info["valid"]
-            row = rows[number]
+            prompt, row = prompts[number], rows[number]
             episode.turns.append(
-                Turn(prompts[number], row.prompt, text, ids, cut, episode.observation, action, valid, reward)
+                Turn(prompt, row.prompt, text, ids, cut, episode.observation, action, valid, reward, trunk)
             )
             if "error" in info:
                 episode.reason = "error"
@@ -146,8 +161,9 @@ def _complete(
     keys: Sequence[Key],
     sampling: Sampling,
     max_rows: int,
-) -> dict[int, tuple[str, list[int], bool]]:
-    """Complete one turn's rows, one batch per pad width: text, tokens and whether they were cut, by episode."""
+    trunk_layers: Sequence[int | None],
+) -> dict[int, Written]:
+    """Complete one turn's rows, one batch per pad width: what was written, by episode."""
     numbers_by_width: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for number, row in rows.items():
         numbers_by_width[pad_width(len(row.prompt))][owners[number]].append(number)
@@ -161,12 +177,16 @@ def _complete(
             sampling,
             width=width,
             max_rows=max_rows,
+            trunk_layers=[trunk_layers[owner] for owner in numbers_by_owner],
         )
         for numbers, completions in zip(numbers_by_owner.values(), batches, strict=True):
             texts = completions.texts(base.tokenizer)
             for place, number in enumerate(numbers):
                 ids = completions.ids[place, : completions.lengths[place]].tolist()
-                results[number] = (texts[place], ids, bool(completions.truncated[place]))
+                trunk = None
+                if completions.trunk:
+                    trunk = completions.trunk.columns(len(rows[number].prompt), len(ids))[place].clone()
+                results[number] = Written(texts[place], ids, bool(completions.truncated[place]), trunk)
     return results
 
 
@@ -193,7 +213,10 @@ def collect(
         )
     sampling = Sampling(config.max_completion_length, config.temperature, config.top_p, config.top_k)
     keys = [Key(arm.seed, "train", step) for arm in arms]
-    played = play(base, task, [arm.weights for arm in arms], starts, keys, sampling, config.max_rows)
+    most = config.train_batch_size * size * task.max_steps
+    tokens = task.max_prompt_length + config.max_completion_length
+    layers = [kept_layer(base, arm.trunk_layer, most, tokens, config.trunk_bytes) for arm in arms]
+    played = play(base, task, [arm.weights for arm in arms], starts, keys, sampling, config.max_rows, layers)
     results = []
     for arm, episodes in zip(arms, played, strict=True):
         if not any(episode.turns for episode in episodes if episode.reason != "error"):
@@ -240,8 +263,21 @@ def to_batch(episodes: Sequence[Episode], config: TrainConfig) -> Batch:
     for row, turn in enumerate(turns):
         ids[row, : len(turn.completion_ids)] = torch.tensor(turn.completion_ids)
     lengths = torch.tensor([len(turn.completion_ids) for turn in turns])
-    completions = Completions(ids, lengths, torch.tensor([turn.truncated for turn in turns]))
+    completions = Completions(ids, lengths, torch.tensor([turn.truncated for turn in turns]), _trunk(turns, longest))
     return Batch([turn.prompt_ids for turn in turns], completions, advantages_R.float(), groups_R)
+
+
+def _trunk(turns: Sequence[Turn], longest: int) -> Trunk | None:
+    """What was kept of all turns, as rows."""
+    kept = [turn.trunk for turn in turns if turn.trunk is not None]
+    if not kept:
+        return None
+    width = max(len(turn.prompt_ids) for turn in turns)
+    hidden = kept[0].new_zeros(len(turns), width + longest - 1, kept[0].shape[-1])
+    for row, (turn, states) in enumerate(zip(turns, kept, strict=True)):
+        start = width - len(turn.prompt_ids)
+        hidden[row, start : start + len(states)] = states
+    return Trunk(hidden, width)
 
 
 def _returns(episodes: Sequence[Episode], config: TrainConfig) -> Tensor:
@@ -305,7 +341,8 @@ def evaluate(
     starts = [(problem, sample) for problem in data.problems for sample in range(samples)]
     sampling = Sampling(config.max_completion_length, config.eval_temperature or 0.0)
     keys = [Key(config.eval_seed, "eval", 0)] * len(policies)
-    played = play(base, task, policies, [starts] * len(policies), keys, sampling, config.max_rows)
+    nothing = [None] * len(policies)
+    played = play(base, task, policies, [starts] * len(policies), keys, sampling, config.max_rows, nothing)
     return [Played(_scores(task.name, episodes), episodes) for episodes in played]
 
 

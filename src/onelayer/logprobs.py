@@ -4,38 +4,65 @@ With a vocabulary of 152K the logits of 8 x 3072 tokens take 15 GB in fp32. They
 are computed once, and the head is applied to a chunk of tokens at a time, in the forward pass and again in the backward.
 """
 
+from contextlib import nullcontext
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from onelayer.model import BaseModel
+from onelayer.trunk import Start, starting_at
+
+
+class Tokens(NamedTuple):
+    """B prompts, padded on the left to P tokens, with their completions, padded on the right to T."""
+
+    prompt_ids: Tensor
+    """(B, P) int64."""
+    prompt_mask: Tensor
+    """(B, P), 1 where there is a token."""
+    completion_ids: Tensor
+    """(B, T) int64."""
+    completion_mask: Tensor
+    """(B, T), 1 where there is a token."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """(B, P + T - 1): what goes through the model. Nothing is predicted after the last token."""
+        return torch.cat([self.prompt_ids, self.completion_ids], dim=1)[:, :-1]
+
+    @property
+    def input_mask(self) -> Tensor:
+        """(B, P + T - 1): the mask that belongs to ``inputs``."""
+        return torch.cat([self.prompt_mask, self.completion_mask], dim=1)[:, :-1]
 
 
 def completion_logprobs(
     base: BaseModel,
-    prompt_ids_BP: Tensor,
-    prompt_mask_BP: Tensor,
-    completion_ids_BT: Tensor,
-    completion_mask_BT: Tensor,
+    tokens: Tokens,
+    start: Start | None = None,
     *,
     temperature: float = 1.0,
     chunk_tokens: int = 1024,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of every completion token under what ``base`` currently wears.
 
-    Prompts are padded on the left, completions on the right. Both results are fp32 of shape (B, T), 0 where the mask is;
+    With ``start`` the pass begins at its layer. Both results are fp32 of shape (B, T), 0 where the mask is;
     log-probabilities are those of logits / temperature and carry gradients, entropies (in nats) do not.
     """
-    ids = torch.cat([prompt_ids_BP, completion_ids_BT], dim=1)
-    mask = torch.cat([prompt_mask_BP, completion_mask_BT], dim=1)
-    hidden = base.decoder(
-        input_ids=ids, attention_mask=mask, position_ids=position_ids(mask), use_cache=False
-    ).last_hidden_state
+    with starting_at(base, start) if start else nullcontext():
+        hidden = base.decoder(
+            input_ids=tokens.inputs,
+            attention_mask=tokens.input_mask,
+            position_ids=position_ids(tokens.input_mask),
+            use_cache=False,
+        ).last_hidden_state
     # The state before a token predicts it.
-    hidden_BTH = hidden[:, prompt_ids_BP.shape[1] - 1 : -1]
-    chosen = completion_mask_BT.bool()
+    hidden_BTH = hidden[:, tokens.prompt_ids.shape[1] - 1 :]
+    chosen = tokens.completion_mask.bool()
     logps_N, entropy_N = head_logprobs(
-        hidden_BTH[chosen], base.head.weight, base.head.bias, completion_ids_BT[chosen], temperature, chunk_tokens
+        hidden_BTH[chosen], base.head.weight, base.head.bias, tokens.completion_ids[chosen], temperature, chunk_tokens
     )
     zeros = torch.zeros(chosen.shape, dtype=torch.float32, device=hidden.device)
     return zeros.masked_scatter(chosen, logps_N), zeros.masked_scatter(chosen, entropy_N)

@@ -57,6 +57,11 @@ class BaseModel:
         return self.head.weight.device
 
     @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states, H."""
+        return self.head.in_features
+
+    @property
     def dtype(self) -> torch.dtype:
         """The type of the frozen weights."""
         return self.head.weight.dtype

@@ -20,6 +20,7 @@ from onelayer.sample import Completions, Key, Row, Sampling, sample_policies
 from onelayer.scores import ArmScores, join_scores
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Problem, Scoring, Task
+from onelayer.trunk import kept_layer
 
 
 def collect(
@@ -46,8 +47,17 @@ def collect(
             ]
         )
     keys = [Key(arm.seed, "train", step) for arm in arms]
-    policies = [arm.weights for arm in arms]
-    completed = sample_policies(base, policies, rows_by_arm, keys, sampling, width=width, max_rows=config.max_rows)
+    size, tokens = config.train_batch_size * group, width + config.max_completion_length
+    completed = sample_policies(
+        base,
+        [arm.weights for arm in arms],
+        rows_by_arm,
+        keys,
+        sampling,
+        width=width,
+        max_rows=config.max_rows,
+        trunk_layers=[kept_layer(base, arm.trunk_layer, size, tokens, config.trunk_bytes) for arm in arms],
+    )
     results = []
     for indices, rows, completions in zip(indices_by_arm, rows_by_arm, completed, strict=True):
         problems = [data.problems[index] for index in indices for _ in range(group)]

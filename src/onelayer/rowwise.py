@@ -13,6 +13,7 @@ row among it, gives a row the same bits in any company):
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ Forward = Callable[[Tensor], Tensor]
 
 
 @contextmanager
-def replaced_forward(module: nn.Module, forward: Forward) -> Iterator[None]:
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Let a module compute something else for a while; its hooks stay."""
     own = module.__dict__.get("forward")
     module.forward = forward

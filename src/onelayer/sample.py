@@ -10,17 +10,24 @@ import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onelayer.cache import new_cache
 from onelayer.logprobs import position_ids
 from onelayer.model import BaseModel
 from onelayer.pack import Packed, packable, packed
 from onelayer.rowwise import MIN_ROWS, filled, row_wise
+from onelayer.trunk import Recorder, Trunk, recording
+
+COMPACT = 7 / 8
+"""Finished rows leave the batch when no more than this share of it is needed: leaving copies all keys and values."""
+PICKED_ROWS = 256
+"""Rows whose next tokens are drawn together; with a vocabulary of 152K their distributions take 0.3 GB each."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,8 @@ class Completions:
     """(n,) int64, number of tokens."""
     truncated: Tensor
     """(n,) bool: cut at ``max_completion_length`` without a stop token or stop text."""
+    trunk: Trunk | None = None
+    """Input of the layer that was asked for, of all rows."""
 
     @property
     def mask(self) -> Tensor:
@@ -130,6 +139,7 @@ def generate(
     min_rows: int = MIN_ROWS,
     owners: Sequence[int] | None = None,
     blocks: Packed | None = None,
+    recorder: Recorder | None = None,
 ) -> Completions:
     """Complete n prompts under what ``base`` currently wears, in one batch.
 
@@ -143,57 +153,73 @@ def generate(
         min_rows: fewest rows of a forward pass; copies whose output is thrown away fill it up.
         owners: (n,) policy of each row, in ascending order, where the base is ``packed``.
         blocks: is told how many rows each policy has, whenever that changes.
+        recorder: is told whose tokens a pass holds, whenever that changes.
     """
     count, length, device = len(rows), sampling.max_completion_length, base.device
     total = max(count, min_rows)
-    slots = torch.arange(total, device=device).clamp(max=count - 1)
-    live = torch.arange(total, device=device) < count
+    # The bookkeeping is on the CPU: which of the rows each place of the batch holds, and whether that one still runs.
+    slots = torch.arange(total).clamp(max=count - 1)
+    live = torch.arange(total) < count
     owner = torch.tensor(owners or [0] * count)
-    uniform = torch.from_numpy(drawn)
-    stops = torch.tensor(base.stop_token_ids, device=device)
+    uniform = torch.from_numpy(drawn).to("cpu" if device.type == "mps" else device)  # Apple GPUs have no doubles
+    stops = torch.tensor(base.stop_token_ids)
     tokens = torch.zeros(count, length, dtype=torch.int64)
     lengths = torch.full((count,), length)
     truncated = torch.ones(count, dtype=torch.bool)
 
     # A prompt that a policy completes several times goes through the model once.
     first: dict[tuple[int, tuple[int, ...]], int] = {}
-    source = [
-        first.setdefault((own, tuple(row.prompt)), len(first)) for own, row in zip(owner.tolist(), rows, strict=True)
-    ]
+    source = torch.tensor(
+        [first.setdefault((own, tuple(row.prompt)), len(first)) for own, row in zip(owner.tolist(), rows, strict=True)]
+    )
     ids, mask = (filled(t, min_rows).to(device) for t in left_pad([prompt for _, prompt in first], width))
     if blocks:
         blocks.resize(torch.bincount(torch.tensor([own for own, _ in first])).tolist(), len(ids))
+    if recorder:
+        recorder.place(torch.arange(count), owner, source, column=0)
     position = position_ids(mask)
-    output = base.decoder(input_ids=ids, attention_mask=mask, position_ids=position, use_cache=True)
-    cache, hidden, position = output.past_key_values, output.last_hidden_state[:, -1], position[:, -1:]
+    cache = new_cache(base)
+    output = base.decoder(
+        input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+    )
+    hidden, position = output.last_hidden_state[:, -1], position[:, -1:]
     if len(first) < count or len(ids) != total:
-        copies = torch.tensor(source, device=device)[slots]
+        copies = source[slots].to(device)
         cache.batch_select_indices(copies)
         hidden, mask, position = hidden[copies], mask[copies], position[copies]
     if blocks:
         blocks.resize(torch.bincount(owner).tolist(), total)
+    changed = True
     for step in range(length):
-        logits = base.head(hidden).float().cpu()
-        chosen = pick(logits, uniform[slots.cpu(), step], sampling).to(device)
-        tokens[slots[live].cpu(), step] = chosen[live].cpu()
-        ended = live & torch.isin(chosen, stops)
+        chosen = _chosen(base, hidden, uniform[slots.to(uniform.device), step], sampling)
+        drawn_tokens = chosen.cpu()
+        tokens[slots[live], step] = drawn_tokens[live]
+        ended = live & torch.isin(drawn_tokens, stops)
         if any(row.stop for row in rows):
             ended |= live & _stopped_by_text(base, rows, slots, tokens[:, : step + 1])
-        finished = slots[ended].cpu()
-        lengths[finished], truncated[finished] = step + 1, False
-        live = live & ~ended
+        if ended.any():
+            finished = slots[ended]
+            lengths[finished], truncated[finished] = step + 1, False
+            live &= ~ended
+            changed = True
         remaining = int(live.sum())
         if remaining == 0 or step + 1 == length:
             break
-        if max(remaining, min_rows) < len(live):
+        if max(remaining, min_rows) <= COMPACT * len(live):
             # Live rows first, then finished ones to fill up; the order among the live rows stays.
             keep = torch.argsort((~live).to(torch.int8), stable=True)[: max(remaining, min_rows)]
+            slots, live, keep = slots[keep], live[keep], keep.to(device)
             cache.batch_select_indices(keep)
-            chosen, position, mask, slots, live = (t[keep] for t in (chosen, position, mask, slots, live))
+            chosen, position, mask = (t[keep] for t in (chosen, position, mask))
             if blocks:
-                blocks.resize(torch.bincount(owner[slots[live].cpu()]).tolist(), len(keep))
+                blocks.resize(torch.bincount(owner[slots[live]]).tolist(), len(keep))
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         position = position + 1
+        if recorder and changed:
+            recorder.place(slots[live], owner[slots[live]], live.nonzero()[:, 0], column=width + step)
+        elif recorder:
+            recorder.column = width + step
+        changed = False
         output = base.decoder(
             input_ids=chosen[:, None],
             attention_mask=mask,
@@ -206,13 +232,23 @@ def generate(
     return Completions(tokens[:, :longest], lengths, truncated)
 
 
+def _chosen(base: BaseModel, hidden: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+    """The next token of each row, (rows,) on the model's device; few rows have their logits in doubles at one time."""
+    logits = base.head(hidden).float().to(uniform.device)
+    picked = [
+        pick(part, numbers, sampling)
+        for part, numbers in zip(torch.split(logits, PICKED_ROWS), torch.split(uniform, PICKED_ROWS), strict=True)
+    ]
+    return torch.cat(picked).to(base.device)
+
+
 def _stopped_by_text(base: BaseModel, rows: Sequence[Row], slots: Tensor, tokens: Tensor) -> Tensor:
     """Which batch rows have just written one of their stop texts: (batch,) bool; ``slots`` are their indices in rows."""
     # A token that helps to write a stop text holds at least one byte of it; one more stands for a stripped space.
     reach = 1 + max(len(text.encode()) for row in rows for text in row.stop)
-    tails = base.tokenizer.batch_decode(tokens[slots.cpu(), -reach:], skip_special_tokens=True)
+    tails = base.tokenizer.batch_decode(tokens[slots, -reach:], skip_special_tokens=True)
     found = [any(text in tail for text in rows[slot].stop) for slot, tail in zip(slots.tolist(), tails, strict=True)]
-    return torch.tensor(found, device=slots.device)
+    return torch.tensor(found)
 
 
 def before_stop(text: str, stop: Sequence[str]) -> str:
@@ -229,11 +265,14 @@ def sample_policies(
     *,
     width: int,
     max_rows: int,
+    trunk_layers: Sequence[int | None] | None = None,
 ) -> list[Completions]:
     """Complete the rows of every policy (the tensors it wears; none for the base itself), ``max_rows`` at a time.
 
     All policies share their batches, but for those that cannot. The result of a row does not depend on its company.
+    ``trunk_layers`` are layers whose input is kept, per policy, or None.
     """
+    layers = trunk_layers or [None] * len(policies)
     pieces: dict[int, list[Completions]] = defaultdict(list)
     alone = {policy for policy, tensors in enumerate(policies) if not packable(base, tensors)}
     # The rows of policies with many tensors at the edge of the batch, where they are cut off most easily.
@@ -247,7 +286,8 @@ def sample_policies(
                 rows = {policy: [rows_by_policy[policy][row] for row in own] for policy, own in batch.items()}
                 drawn = [uniforms(keys[policy], own, sampling.max_completion_length) for policy, own in rows.items()]
                 worn = [policies[policy] for policy in batch]
-                completed = _generate(base, worn, list(rows.values()), drawn, sampling, width)
+                kept = [layers[policy] for policy in batch]
+                completed = _generate(base, worn, list(rows.values()), drawn, sampling, width, kept)
                 for policy, completions in zip(batch, completed, strict=True):
                     pieces[policy].append(completions)
     return [concatenate(pieces[policy]) for policy in range(len(policies))]
@@ -264,25 +304,43 @@ def _generate(
     drawn: Sequence[NDArray[np.float64]],
     sampling: Sampling,
     width: int,
+    trunk_layers: Sequence[int | None],
 ) -> list[Completions]:
     """Complete the rows of some policies in one batch: per policy its completions."""
-    if len(policies) == 1:
-        with base.wearing(policies[0]):
-            return [generate(base, rows[0], drawn[0], sampling, width=width)]
+    # Where no row of a batch is padded, transformers leaves out the mask, and attention takes another path with other
+    # last bits. Every row gets padding, so that its company does not show.
+    width += 1
     sizes = [len(own) for own in rows]
+    recorder = Recorder(base, trunk_layers, sizes, width, sampling.max_completion_length)
     together = list(itertools.chain.from_iterable(rows))
     owners = [owner for owner, size in enumerate(sizes) for _ in range(size)]
-    with packed(base, policies, sizes) as blocks:
-        done = generate(base, together, np.concatenate(drawn), sampling, width=width, owners=owners, blocks=blocks)
-    parts = (torch.split(tensor, sizes) for tensor in (done.ids, done.lengths, done.truncated))
-    # Alone, a policy's completions are as wide as its own longest.
-    return [Completions(ids[:, : int(lengths.max())], lengths, cut) for ids, lengths, cut in zip(*parts, strict=True)]
+    everything = np.concatenate(drawn)
+    options: dict[str, Any] = {"width": width, "owners": owners, "recorder": recorder}
+    with recording(base, recorder.receivers):
+        if len(policies) == 1:
+            with base.wearing(policies[0]):
+                done = generate(base, together, everything, sampling, **options)
+        else:
+            with packed(base, policies, sizes) as blocks:
+                done = generate(base, together, everything, sampling, **options, blocks=blocks)
+    results = []
+    for policy, (ids, lengths, cut) in enumerate(
+        zip(*(torch.split(tensor, sizes) for tensor in (done.ids, done.lengths, done.truncated)), strict=True)
+    ):
+        # Alone, a policy's completions are as wide as its own longest.
+        longest = int(lengths.max())
+        results.append(Completions(ids[:, :longest], lengths, cut, recorder.trunk(policy, longest)))
+    return results
 
 
 def concatenate(pieces: Sequence[Completions]) -> Completions:
     """The rows of several batches as one."""
     longest = max(piece.ids.shape[1] for piece in pieces)
     ids = [torch.nn.functional.pad(piece.ids, (0, longest - piece.ids.shape[1])) for piece in pieces]
+    trunks = [piece.trunk.padded(longest) for piece in pieces if piece.trunk is not None]
     return Completions(
-        torch.cat(ids), torch.cat([piece.lengths for piece in pieces]), torch.cat([piece.truncated for piece in pieces])
+        torch.cat(ids),
+        torch.cat([piece.lengths for piece in pieces]),
+        torch.cat([piece.truncated for piece in pieces]),
+        Trunk(torch.cat([trunk.hidden for trunk in trunks]), trunks[0].width) if trunks else None,
     )

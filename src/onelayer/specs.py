@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -15,6 +16,7 @@ from onelayer.lora import create_lora_arm, linear_parts, pair_parameters
 from onelayer.model import BaseModel
 from onelayer.plan import Item, Lisa, parse_plan, ranks_of, resolve
 from onelayer.profile import Profile
+from onelayer.trunk import trunk_layer
 from onelayer.update import updates_per_step
 
 BYTES_PER_TRAINED = 18
@@ -133,24 +135,15 @@ def create_arm(base: BaseModel, spec: ArmSpec, config: TrainConfig) -> Arm:
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
     )
+    common: dict[str, Any] = {"name": spec.name, "plan": spec.plan, "seed": spec.seed, "kind": spec.kind}
     if spec.ranks:
-        return create_lora_arm(
-            base, spec.rates, spec.ranks, settings, name=spec.name, plan=spec.plan, seed=spec.seed, kind=spec.kind
-        )
-    if spec.lisa:
-        return create_lisa_arm(
-            base, spec.rates, spec.lisa, settings, name=spec.name, plan=spec.plan, seed=spec.seed, kind=spec.kind
-        )
-    return Arm.create(
-        base,
-        spec.rates,
-        settings,
-        name=spec.name,
-        plan=spec.plan,
-        seed=spec.seed,
-        layer=spec.layer,
-        kind=spec.kind,
-    )
+        arm: Arm = create_lora_arm(base, spec.rates, spec.ranks, settings, **common)
+    elif spec.lisa:
+        arm = create_lisa_arm(base, spec.rates, spec.lisa, settings, **common)
+    else:
+        arm = Arm.create(base, spec.rates, settings, layer=spec.layer, **common)
+    arm.trunk_layer = trunk_layer(base, spec.rates)
+    return arm
 
 
 def plan_sets(base: BaseModel, specs: Sequence[ArmSpec], arms_per_set: int) -> list[list[str]]:

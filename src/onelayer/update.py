@@ -3,6 +3,7 @@
 Everything here depends on the arm and its batch alone, never on the other arms of its set.
 """
 
+import itertools
 from collections import defaultdict
 
 import torch
@@ -13,9 +14,10 @@ from onelayer.arm import Arm
 from onelayer.batch import Batch
 from onelayer.config import TrainConfig
 from onelayer.errors import RunStopped
-from onelayer.logprobs import completion_logprobs
+from onelayer.logprobs import Tokens, completion_logprobs, position_ids
 from onelayer.model import BaseModel
 from onelayer.sample import left_pad
+from onelayer.trunk import Start, below
 
 
 def updates_per_step(config: TrainConfig) -> int:
@@ -32,14 +34,10 @@ def update(base: BaseModel, arm: Arm, batch: Batch, config: TrainConfig) -> dict
     """
     # How a mini-batch is cut is part of what is computed, since it orders the sum of the gradients.
     # A mini-batch whose episodes all failed has no rows and makes no update.
-    micros = [list(torch.split(rows, config.micro_batch_size)) for rows in _mini_batches(batch, config) if len(rows)]
-    # The base's own tensors are the reference policy, so no second model is needed.
-    reference = _frozen_logps(base, batch, micros, config) if config.beta > 0 else None
+    micros = [_micro_batches(batch, rows, config) for rows in _mini_batches(batch, config) if len(rows)]
+    # If there is one update, the policy still is the one that sampled, and every ratio is 1.
+    old, reference = _frozen_logps(base, arm, batch, micros, config, old=updates_per_step(config) > 1)
     totals: dict[str, float] = defaultdict(float)
-    old = None
-    if updates_per_step(config) > 1:  # else the policy still is the one that sampled, and every ratio is 1
-        with torch.no_grad(), arm.worn_by(base):
-            old = _frozen_logps(base, batch, micros, config)
     for _ in range(config.num_iterations):
         for mini in micros:
             for name, value in _update_once(base, arm, batch, mini, old, reference, config).items():
@@ -56,31 +54,86 @@ def _mini_batches(batch: Batch, config: TrainConfig) -> list[Tensor]:
     ]
 
 
-def _logps(base: BaseModel, batch: Batch, rows: Tensor, config: TrainConfig) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies of some rows, (rows, T) with T the batch's length."""
+def _micro_batches(batch: Batch, rows: Tensor, config: TrainConfig) -> list[Tensor]:
+    """Cut the rows of a mini-batch: rows of similar length go together, at most ``micro_batch_size`` of them, and
+    padded no more than ``micro_batch_tokens`` tokens (but at least one row)."""
+    prompts = [len(batch.prompts[row]) for row in rows.tolist()]
+    completions = batch.completions.lengths[rows].tolist()
+    order = sorted(range(len(rows)), key=lambda place: (completions[place], prompts[place], place))
+    micros: list[list[int]] = []
+    widest = 0
+    for place in order:
+        # Sorted by completions, so the longest of them is the last one's.
+        wider = max(widest, prompts[place])
+        size = len(micros[-1]) + 1 if micros else 0
+        if (
+            size
+            and size <= config.micro_batch_size
+            and size * (wider + completions[place]) <= config.micro_batch_tokens
+        ):
+            micros[-1].append(place)
+            widest = wider
+        else:
+            micros.append([place])
+            widest = prompts[place]
+    return [rows[torch.tensor(places)] for places in micros]
+
+
+def _tokens(base: BaseModel, batch: Batch, rows: Tensor) -> Tokens:
+    """Some rows of a batch, padded as little as they allow."""
     completions = batch.completions
     prompts = [batch.prompts[row] for row in rows.tolist()]
     ids, mask = left_pad(prompts, max(len(prompt) for prompt in prompts))
     longest = int(completions.lengths[rows].max())
     tensors = [ids, mask, completions.ids[rows, :longest], completions.mask[rows, :longest].long()]
-    logps, entropy = completion_logprobs(
-        base,
-        *(tensor.to(base.device) for tensor in tensors),
-        temperature=config.temperature,
-        chunk_tokens=config.logprob_chunk,
+    return Tokens(*(tensor.to(base.device) for tensor in tensors))
+
+
+def _start(base: BaseModel, arm: Arm, batch: Batch, rows: Tensor, tokens: Tokens) -> Start | None:
+    """Where passes of these rows begin: above the layers that the arm leaves alone.
+
+    What comes from below was kept when the tokens were drawn, or is computed.
+    """
+    if not arm.trunk_layer:
+        return None
+    kept = batch.completions.trunk
+    if kept is None:
+        return below(base, arm.trunk_layer, tokens.inputs, tokens.input_mask, position_ids(tokens.input_mask))
+    columns = kept.columns(tokens.prompt_ids.shape[1], tokens.completion_ids.shape[1])
+    return Start(arm.trunk_layer, columns[rows.to(columns.device)])
+
+
+def _logps(base: BaseModel, batch: Batch, tokens: Tokens, start: Start | None, config: TrainConfig) -> list[Tensor]:
+    """Log-probabilities and entropies of some rows under what ``base`` wears, both (rows, T), T the batch's length."""
+    margin = (0, batch.completions.ids.shape[1] - tokens.completion_ids.shape[1])
+    results = completion_logprobs(
+        base, tokens, start, temperature=config.temperature, chunk_tokens=config.logprob_chunk
     )
-    margin = (0, completions.ids.shape[1] - longest)
-    return torch.nn.functional.pad(logps, margin), torch.nn.functional.pad(entropy, margin)
+    return [torch.nn.functional.pad(result, margin) for result in results]
 
 
 @torch.no_grad()
-def _frozen_logps(base: BaseModel, batch: Batch, micros: list[list[Tensor]], config: TrainConfig) -> Tensor:
-    """Log-probabilities of the whole batch under what ``base`` now wears, with the cuts of the updates: (B, T)."""
-    logps = torch.zeros(batch.completions.ids.shape, dtype=torch.float32, device=base.device)
-    for mini in micros:
-        for rows in mini:
-            logps[rows] = _logps(base, batch, rows, config)[0]
-    return logps
+def _frozen_logps(
+    base: BaseModel, arm: Arm, batch: Batch, micros: list[list[Tensor]], config: TrainConfig, *, old: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Log-probabilities under the policy as it is now, if asked for, and under the reference, if beta needs them.
+
+    Both are (B, T). The base's own tensors are the reference policy, so no second model is needed.
+    """
+    shape = batch.completions.ids.shape
+    now = torch.zeros(shape, device=base.device) if old else None
+    reference = torch.zeros(shape, device=base.device) if config.beta > 0 else None
+    if now is None and reference is None:
+        return None, None
+    for rows in itertools.chain.from_iterable(micros):
+        tokens = _tokens(base, batch, rows)
+        start = _start(base, arm, batch, rows, tokens)
+        if now is not None:
+            with arm.worn_by(base):
+                now[rows] = _logps(base, batch, tokens, start, config)[0]
+        if reference is not None:
+            reference[rows] = _logps(base, batch, tokens, start, config)[0]
+    return now, reference
 
 
 def _update_once(
@@ -102,8 +155,10 @@ def _update_once(
     for rows in mini:
         own = slice(start, start + len(rows))
         start += len(rows)
+        tokens = _tokens(base, batch, rows)
+        beginning = _start(base, arm, batch, rows, tokens)
         with arm.worn_by(base):
-            logps, entropy = _logps(base, batch, rows, config)
+            logps, entropy = _logps(base, batch, tokens, beginning, config)
         policy = clipped_loss(
             logps,
             logps.detach() if old is None else old[rows],

@@ -21,6 +21,8 @@ class AgenticTask:
     style: PromptStyle
     history_length: int
     """Past turns that a prompt shows."""
+    max_steps: int
+    """An episode ends after so many turns."""
     max_prompt_length: int
     """An episode whose prompt gets longer (in tokens) is over, without the reward."""
     messages: bool = False

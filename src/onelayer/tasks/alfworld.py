@@ -33,13 +33,14 @@ def alfworld_task(config: TaskConfig) -> AgenticTask:
             Problem(first + number, str(game.path.parent.relative_to(folder)), {"task_type": game.task_type})
             for number, game in enumerate(found[split].games)
         ]
-    factory = partial(Alfworld, games, config.max_env_steps or MAX_STEPS)
+    max_steps = config.max_env_steps or MAX_STEPS
     return AgenticTask(
         name="alfworld",
         starts=starts,
-        pool=WorkerPool(factory, config.env_workers, config.env_timeout),
+        pool=WorkerPool(partial(Alfworld, games, max_steps), config.env_workers, config.env_timeout),
         style="chat",
         history_length=config.history_length,
+        max_steps=max_steps,
         max_prompt_length=config.max_prompt_length,
         messages=config.chat,
         notes=tuple(note for split in SPLITS for note in _notes(split, found[split])),

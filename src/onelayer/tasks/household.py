@@ -29,13 +29,14 @@ class NumberedHousehold(Household):
 
 def household_task(config: TaskConfig) -> AgenticTask:
     """The task, as the configuration wants it played."""
-    factory = partial(NumberedHousehold, max_steps=config.max_env_steps or MAX_STEPS)
+    max_steps = config.max_env_steps or MAX_STEPS
     return AgenticTask(
         name="household",
         starts={split: [Problem(seed, f"household-v0 {seed}") for seed in seeds] for split, seeds in STARTS.items()},
-        pool=LocalPool(factory),
+        pool=LocalPool(partial(NumberedHousehold, max_steps=max_steps)),
         style="chat" if config.chat else "compact",
         history_length=config.history_length,
+        max_steps=max_steps,
         max_prompt_length=config.max_prompt_length,
         messages=config.chat,
     )
