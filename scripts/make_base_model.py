@@ -73,7 +73,7 @@ def arithmetic_texts(rng: random.Random) -> Callable[[], tuple[str, str]]:
 
 
 def household_texts(rng: random.Random) -> Callable[[], tuple[str, str]]:
-    """Turns of episodes of the train split: 35 % the expert's action, 60 % the lazy one, 5 % bad habits."""
+    """Turns of episodes of the train split: 45 % the expert's action, 50 % the lazy one, 5 % bad habits."""
     return pretraining_text(rng).__next__
 
 

@@ -83,7 +83,7 @@ def lazy_action(house: House, rng: random.Random | None = None) -> str:
     return onward if action.startswith("open") or action.split()[0] in TOOLS else action
 
 
-def tempted_policy(expert_fraction: float = 0.35, lazy_fraction: float = 0.6) -> Policy:
+def tempted_policy(expert_fraction: float = 0.45, lazy_fraction: float = 0.5) -> Policy:
     """A player whose steps are mostly lazy, sometimes the expert's, and the rest bad habits, independently.
 
     Its likeliest step is the lazy one: greedy play wins only where that suffices, and RL has to change the preference.
