@@ -64,6 +64,53 @@ def test_gradients_equal_the_naive_ways(base_of: Callable[..., BaseModel], tied:
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_gradient_through_a_frozen_head(dtype: torch.dtype, temperature: float, with_bias: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, upstream = (torch.randn(*shape, generator=generator) for shape in ((9, 6), (11, 6), (9,)))
+    bias = torch.randn(11, generator=generator).to(dtype) if with_bias else None
+    weight, targets = weight.to(dtype), torch.arange(9)
+    gradients = []
+    for chunked in (True, False):
+        leaf = hidden.to(dtype).clone().requires_grad_(True)
+        if chunked:
+            logps, entropy = head_logprobs(leaf, weight, bias, targets, temperature, 4)
+            assert not entropy.requires_grad
+        else:
+            logits = torch.nn.functional.linear(leaf, weight, bias).float() / temperature
+            logps = logits.log_softmax(-1)[torch.arange(9), targets]
+        (logps * upstream).sum().backward()  # type: ignore[no-untyped-call]
+        assert leaf.grad is not None and leaf.grad.dtype == dtype
+        gradients.append(leaf.grad.float())
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=tolerance, atol=tolerance)
+    if dtype == torch.float32:
+        point = hidden[:3].double().requires_grad_(True)
+        bias = None if bias is None else bias.double()
+        assert torch.autograd.gradcheck(
+            lambda h: head_logprobs(h, weight.double(), bias, targets[:3], temperature, 2)[0],
+            (point,),
+            atol=1e-3,
+            rtol=1e-3,
+            eps=1e-3,  # logits are rounded to fp32
+        )
+
+
+def test_a_layers_gradient_equals_the_naive_way(base: BaseModel) -> None:
+    rates = resolve(parse_plan("2", 4), base.parts, base.tied_head)
+    chunked, whole = (Arm.create(base, rates, OptimizerSettings()) for _ in range(2))
+    with chunked.worn_by(base):
+        completion_logprobs(base, Tokens(*batch()), chunk_tokens=4)[0].sum().backward()  # type: ignore[no-untyped-call]
+    with whole.worn_by(base):
+        naive(base, 1.0).sum().backward()  # type: ignore[no-untyped-call]
+    for name in rates:
+        ours, theirs = chunked.masters[name].grad, whole.masters[name].grad
+        assert ours is not None and theirs is not None
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4), name
+
+
 def test_the_table_of_logits_never_exists() -> None:
     tokens, vocabulary, width, chunk = 64, 5000, 8, 4
     hidden = torch.randn(tokens, width, requires_grad=True)

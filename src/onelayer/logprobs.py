@@ -1,11 +1,11 @@
 """Log-probabilities of completions, in chunks of tokens.
 
 With a vocabulary of 152K the logits of 8 x 3072 tokens take 15 GB in fp32. They are never built whole: the hidden states
-are computed once, and the head is applied to a chunk of tokens at a time, in the forward pass and again in the backward.
+are computed once, and the head is applied to a chunk of tokens at a time.
 """
 
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -83,14 +83,17 @@ def head_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities (with gradient) and entropies (without) of N tokens: ((N,), (N,)), fp32.
 
-    At most ``chunk_tokens`` x V logits exist at any time; the backward pass computes them a second time.
+    At most ``chunk_tokens`` x V logits exist at any time, forward and backward.
     """
-    results = [
-        checkpoint(_chunk, hidden, weight_VH, bias_V, targets, temperature, use_reentrant=False)
-        for hidden, targets in zip(
-            torch.split(hidden_NH, chunk_tokens), torch.split(targets_N, chunk_tokens), strict=True
-        )
-    ]
+    trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (weight_VH, bias_V))
+    results = []
+    for hidden, targets in zip(torch.split(hidden_NH, chunk_tokens), torch.split(targets_N, chunk_tokens), strict=True):
+        if trained:
+            # The head's own gradient needs the logits again, so they are computed again in the backward pass.
+            arguments = (hidden, weight_VH, bias_V, targets, temperature)
+            results.append(checkpoint(_chunk, *arguments, use_reentrant=False))
+        else:
+            results.append(_FrozenHead.apply(hidden, weight_VH, bias_V, targets, temperature))  # type: ignore[no-untyped-call]
     return torch.cat([logps for logps, _ in results]), torch.cat([entropy for _, entropy in results])
 
 
@@ -102,3 +105,35 @@ def _chunk(
     with torch.no_grad():
         entropy = -(all_logps.exp() * all_logps).sum(-1)
     return all_logps.gather(-1, targets[:, None])[:, 0], entropy
+
+
+class _FrozenHead(torch.autograd.Function):
+    """Log-probabilities and entropies under a head that does not train.
+
+    A token's log-probability is a scalar, so its gradient with respect to the hidden state h, with weights w_v,
+    probabilities p_v and temperature T,
+
+        d logp(y) / dh = (w_y - sum_v p_v w_v) / T,
+
+    is one vector of H numbers, whatever is made of logp later. It is computed while the logits are at hand: they are
+    neither kept nor computed a second time.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        all_logps = torch.nn.functional.linear(hidden, weight, bias).float().div_(temperature).log_softmax(-1)
+        logps = all_logps.gather(-1, targets[:, None])[:, 0]
+        probabilities = all_logps.exp()
+        entropy = -(all_logps.mul_(probabilities)).sum(-1)
+        if ctx.needs_input_grad[0]:
+            mean = probabilities.to(weight.dtype) @ weight
+            ctx.save_for_backward(((weight[targets].float() - mean.float()) / temperature).to(hidden.dtype))
+        ctx.mark_non_differentiable(entropy)
+        return logps, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (slope_NH,) = ctx.saved_tensors
+        return gradients[0][:, None].to(slope_NH.dtype) * slope_NH, None, None, None, None

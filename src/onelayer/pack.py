@@ -12,10 +12,11 @@ number of rows (see ``rowwise``).
 import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from onelayer.model import BaseModel
 from onelayer.rowwise import MIN_ROWS, Forward, filled, is_product, replaced_forward
@@ -166,12 +167,16 @@ def _by_row(module: nn.Module, tables: Mapping[int, Table], blocks: Packed) -> F
     owners = frozenset(tables)
     weights = [module._parameters["weight"], *(tables[owner]["weight"] for owner in sorted(owners))]
     stacked = torch.stack([weight.detach() for weight in weights if weight is not None])
+    seen: tuple[Tensor, Tensor] | None = None
 
     def forward(x: Tensor) -> Tensor:
+        nonlocal seen
         if len(x) != blocks.total:
             return by_block(x)
-        weight = stacked[blocks.places(owners, x.device)].view(len(x), *[1] * (x.ndim - 2), -1)
-        with _with_parameters(module, {"weight": weight}):  # type: ignore[dict-item]
+        places = blocks.places(owners, x.device)
+        if seen is None or seen[0] is not places:  # rows have left since the last pass
+            seen = places, stacked[places]
+        with _with_parameters(module, {"weight": seen[1].view(len(x), *[1] * (x.ndim - 2), -1)}):  # type: ignore[dict-item]
             return plain(x)
 
     return forward
@@ -182,15 +187,23 @@ def _by_block(module: nn.Module, tables: Mapping[int, Table], blocks: Packed) ->
     plain: Forward = module.forward
     owners = frozenset(tables)
     product = is_product(module)
+    # Called thousands of times a second: a plain product goes past the module.
+    bare = type(module) is nn.Linear and "forward" not in module.__dict__
+    everyone: dict[int | None, Mapping[str, Any]] = dict(tables)
+    everyone[None] = module._parameters
 
     def compute(x: Tensor, owner: int | None) -> Tensor:
         rows = len(x)
         if product and x.numel() < MIN_ROWS * x.shape[-1]:
             x = filled(x, MIN_ROWS)
-        if owner is None:
-            return plain(x)[:rows]
-        with _with_parameters(module, tables[owner]):
-            return plain(x)[:rows]
+        if bare:
+            y = functional.linear(x, everyone[owner]["weight"], everyone[owner].get("bias"))
+        elif owner is None:
+            y = plain(x)
+        else:
+            with _with_parameters(module, tables[owner]):
+                y = plain(x)
+        return y if len(y) == rows else y[:rows]
 
     def forward(x: Tensor) -> Tensor:
         each, rest = divmod(len(x), blocks.total)
