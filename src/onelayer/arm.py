@@ -187,7 +187,9 @@ class Arm:
             RunStopped: a chosen tensor is still where it started, the silent failure this project exists to prevent.
         """
         names, delta = self.reached(), self.delta()
-        still = [name for name in names if torch.equal(delta[name], base.tensor(name).to(torch.float32))]
+        still = [
+            name for name in names if torch.equal(delta[name], base.tensor(name).to(delta[name].device, torch.float32))
+        ]
         if still:
             raise RunStopped(
                 f"arm {self.name}: {len(still)} of {len(names)} trained tensors did not move in "
@@ -198,7 +200,8 @@ class Arm:
     def change_norms(self, base: BaseModel) -> dict[str, float]:
         """Euclidean norm of each tensor's change against the base."""
         return {
-            name: float((tensor - base.tensor(name).to(torch.float32)).norm()) for name, tensor in self.delta().items()
+            name: float((tensor - base.tensor(name).to(tensor.device, torch.float32)).norm())
+            for name, tensor in self.delta().items()
         }
 
     def state(self) -> dict[str, Tensor]:
@@ -231,12 +234,17 @@ class Arm:
 
     def save_delta(self, path: Path, base: BaseModel) -> None:
         """Write ``delta.safetensors``: :meth:`delta`, with the base it belongs to in the header."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.delta().items()}
-        header = {"base_model": base.name, "revision": base.revision, "base_hash": base.hash, "plan": self.plan}
-        # One key only: safetensors writes several in a random order, and equal deltas would differ in their bytes.
-        metadata = {"onelayer": json.dumps(header)}
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+        write_delta(path, self.delta(), base, self.plan)
+
+
+def write_delta(path: Path, delta: Mapping[str, Tensor], base: BaseModel, plan: str) -> None:
+    """Write a delta (fp32, original names) with what it belongs to in the header: the base, its hash and the plan."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in delta.items()}
+    header = {"base_model": base.name, "revision": base.revision, "base_hash": base.hash, "plan": plan}
+    # One key only: safetensors writes several in a random order, and equal deltas would differ in their bytes.
+    metadata = {"onelayer": json.dumps(header)}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def masters_and_leaves(base: BaseModel, names: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -326,12 +334,23 @@ def merge(delta: Mapping[str, Tensor], base: BaseModel, output: Path) -> None:
                 base.tensor(name).copy_(tensor)
 
 
-class FrozenCheck:
-    """Remembers the bits of the base's tensors, to prove later that nothing has written to them."""
+class Bits:
+    """Remembers the bits of some of the base's tensors, to tell later which have been written to."""
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: BaseModel, names: Iterable[str]) -> None:
         self._base = base
-        self._seen = {name: fingerprint(base.tensor(name)) for name in base.parts}
+        self._seen = {name: fingerprint(base.tensor(name)) for name in names}
+
+    def changed(self) -> list[str]:
+        """Names of the tensors whose bits are others now."""
+        return [name for name, seen in self._seen.items() if fingerprint(self._base.tensor(name)) != seen]
+
+
+class FrozenCheck:
+    """Proves that nothing has written to frozen tensors: by default to none of the base's."""
+
+    def __init__(self, base: BaseModel, names: Iterable[str] | None = None) -> None:
+        self._bits = Bits(base, base.parts if names is None else names)
 
     def __call__(self) -> None:
         """Compare.
@@ -339,6 +358,5 @@ class FrozenCheck:
         Raises:
             RunStopped: a frozen tensor has moved.
         """
-        moved = [name for name, seen in self._seen.items() if fingerprint(self._base.tensor(name)) != seen]
-        if moved:
+        if moved := self._bits.changed():
             raise RunStopped(f"{len(moved)} frozen tensors of the base have moved, the first is {moved[0]}")

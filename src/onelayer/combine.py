@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from onelayer.arm import as_weights, load_delta
+from onelayer.arm import as_weights, load_delta, write_delta
 from onelayer.config import ScanConfig, build, read_yaml
 from onelayer.contribution import Additivity, additivity
 from onelayer.errors import UserError
@@ -102,9 +101,7 @@ def stitch(scan: FinishedScan, plan: str) -> tuple[str, Additivity]:
         for split in ("test", "selection")
     )
     target = scan.folder.arm(name)
-    header = {"base_model": scan.base.name, "revision": scan.base.revision, "base_hash": scan.base.hash, "plan": name}
-    with atomic_path(target / "delta.safetensors") as temporary:
-        save_file(delta, temporary, metadata={"onelayer": json.dumps(header)})
+    write_delta(target / "delta.safetensors", delta, scan.base, name)
     with atomic_path(target / "scores.parquet") as temporary:
         write_scores(temporary, test)
     record = {

@@ -178,6 +178,16 @@ class TrainConfig(EvalConfig, TaskConfig, ModelConfig):
     report_to: str = Field("none", description="also log to tensorboard, wandb, trackio (comma-separated)")
     stop_at: int = Field(0, ge=0, description="pause the run after this step; --resume goes on; 0 runs to the end")
 
+    engine: Literal["local", "trl"] = Field(
+        "local",
+        description="what trains: the built-in loop on one device, or TRL with accelerate on many (see docs/trl.md)",
+    )
+    engine_options: str | None = Field(
+        None, description="engine trl: FILE.yaml with further options of TRL's GRPOConfig, such as use_vllm"
+    )
+    num_processes: int = Field(0, ge=0, description="engine trl: refuse to start with another number; 0 takes any")
+    mix_engines: bool = Field(False, description="let the arms of one profile be trained by different engines")
+
     @property
     def trunk_bytes(self) -> int:
         """``trunk_memory`` in bytes."""
@@ -198,9 +208,23 @@ class TrainConfig(EvalConfig, TaskConfig, ModelConfig):
             raise ValueError("--model is missing; give a hub name, a folder or bundled:NAME")
         if self.mini_batch_size > self.train_batch_size:
             raise ValueError("mini_batch_size is larger than train_batch_size; both are counted in prompts")
-        if reason := contradiction(vars(self)):
+        if reason := contradiction(vars(self)) or _of_engine(self):
             raise ValueError(reason)
         return self
+
+
+def _of_engine(config: "TrainConfig") -> str | None:
+    """Why options do not go with the engine, in a sentence; None where they do."""
+    if config.engine == "local":
+        changed = [name for name in ("engine_options", "num_processes") if getattr(config, name)]
+        return f"{changed[0]} is an option of engine trl, and the engine is local" if changed else None
+    for name in ("stop_at", "save_steps", "logprob_chunk", "arms_per_set", "micro_batch_tokens", "trunk_memory"):
+        field = type(config).model_fields.get(name)
+        if field is not None and getattr(config, name) != field.default:
+            return f"engine trl does not read {name}; leave it out"
+    if getattr(config, "search", "none") == "halving":
+        return "engine trl trains every arm to its end, so search has to be none or coarse"
+    return None
 
 
 RATES = "auto:"

@@ -8,7 +8,7 @@ are keyed by start, sample and turn, so that an episode does not depend on who e
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
@@ -23,7 +23,7 @@ from onelayer.config import EvalConfig, TrainConfig
 from onelayer.environments.base import Info
 from onelayer.errors import RunStopped
 from onelayer.model import BaseModel
-from onelayer.prompts import EncodedSplit, drawn_prompts, encode_prompt
+from onelayer.prompts import EncodedSplit, drawn_prompts, drawn_samples, encode_prompt
 from onelayer.sample import Completions, Key, Row, Sampling, sample_policies
 from onelayer.scores import ArmScores
 from onelayer.tasks.agentic import AgenticTask
@@ -33,6 +33,8 @@ from onelayer.trunk import Trunk, kept_layer
 Reason = Literal["success", "failure", "max_steps", "too_long", "error"]
 """Why an episode ended: the task is done, it can no longer be done, out of steps, a prompt over ``max_prompt_length``,
 or a fault of the environment."""
+Complete = Callable[..., list[Completions]]
+"""Writes completions, as `onelayer.sample.sample_policies` does and with its arguments."""
 NEGLIGIBLE = 1e-6
 """Advantages below this are rounding: a group of nothing else has nothing to teach."""
 
@@ -102,10 +104,12 @@ def play(
     sampling: Sampling,
     max_rows: int,
     trunk_layers: Sequence[int | None],
+    complete: Complete = sample_policies,
 ) -> list[list[Episode]]:
     """Let each policy (tensors to wear) play its own start states, each given with a sample number, to the end.
 
-    ``trunk_layers`` are layers whose input is kept, per policy, or None.
+    ``trunk_layers`` are layers whose input is kept, per policy, or None. ``complete`` writes the completions; another
+    engine puts its own here.
 
     A fault of an environment ends its episode with the reason ``error``; the others go on.
     """
@@ -130,7 +134,7 @@ def play(
                 episode.reason = "too_long"
                 continue
             prompts[number], rows[number] = prompt, Row(ids, episode.start.id, episode.sample, turn)
-        completed = _complete(base, policies, owners, rows, keys, sampling, max_rows, trunk_layers)
+        completed = _complete(base, policies, owners, rows, keys, sampling, max_rows, trunk_layers, complete)
         actions = {number: task.action(written.text) for number, written in completed.items()}
         results = task.pool.step({number: action or "" for number, action in actions.items()})
         for number, (observation, reward, terminated, truncated, info) in results.items():
@@ -162,6 +166,7 @@ def _complete(
     sampling: Sampling,
     max_rows: int,
     trunk_layers: Sequence[int | None],
+    complete: Complete,
 ) -> dict[int, Written]:
     """Complete one turn's rows, one batch per pad width: what was written, by episode."""
     numbers_by_width: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -169,7 +174,7 @@ def _complete(
         numbers_by_width[pad_width(len(row.prompt))][owners[number]].append(number)
     results = {}
     for width, numbers_by_owner in sorted(numbers_by_width.items()):
-        batches = sample_policies(
+        batches = complete(
             base,
             [policies[owner] for owner in numbers_by_owner],
             [[rows[number] for number in numbers] for numbers in numbers_by_owner.values()],
@@ -198,22 +203,13 @@ def collect(
     Raises:
         RunStopped: not one episode of an arm came to its first action.
     """
-    size = config.num_generations
-    starts = []
-    for arm in arms:
-        indices = drawn_prompts(len(data.problems), config.train_batch_size, arm.seed, step)
-        # A start can come twice in a step (few start states): its second group needs other draws than its first.
-        seen = [indices[:place].count(index) for place, index in enumerate(indices)]
-        starts.append(
-            [
-                (data.problems[index], again * size + sample)
-                for index, again in zip(indices, seen, strict=True)
-                for sample in range(size)
-            ]
-        )
+    starts = [
+        starts_of(data, drawn_prompts(len(data.problems), config.train_batch_size, arm.seed, step), config)
+        for arm in arms
+    ]
     sampling = Sampling(config.max_completion_length, config.temperature, config.top_p, config.top_k)
     keys = [Key(arm.seed, "train", step) for arm in arms]
-    most = config.train_batch_size * size * task.max_steps
+    most = config.train_batch_size * config.num_generations * task.max_steps
     tokens = task.max_prompt_length + config.max_completion_length
     layers = [kept_layer(base, arm.trunk_layer, most, tokens, config.trunk_bytes) for arm in arms]
     played = play(base, task, [arm.weights for arm in arms], starts, keys, sampling, config.max_rows, layers)
@@ -223,8 +219,13 @@ def collect(
             why = task.pool.failures[-1] if task.pool.failures else "their first prompts are over max_prompt_length"
             raise RunStopped(f"arm {arm.name}: no episode of step {step} could be played: {why}")
         batch = to_batch(episodes, config)
-        results.append((batch, _metrics(episodes, batch, config)))
+        results.append((batch, metrics_of(episodes, batch, config)))
     return results
+
+
+def starts_of(data: EncodedSplit, indices: Sequence[int], config: TrainConfig) -> list[tuple[Problem, int]]:
+    """The start states of a step with their sample numbers, a group of each."""
+    return [(data.problems[index], sample) for index, sample in drawn_samples(indices, config.num_generations)]
 
 
 def to_batch(episodes: Sequence[Episode], config: TrainConfig) -> Batch:
@@ -287,7 +288,7 @@ def _returns(episodes: Sequence[Episode], config: TrainConfig) -> Tensor:
     return torch.tensor(returns, dtype=torch.float64)
 
 
-def _metrics(episodes: Sequence[Episode], batch: Batch, config: TrainConfig) -> dict[str, float]:
+def metrics_of(episodes: Sequence[Episode], batch: Batch, config: TrainConfig) -> dict[str, float]:
     """TRL's names where there is one, else verl-agent's; rewards are the returns that are learned from."""
     returns_PG = _returns(episodes, config).view(-1, config.num_generations)
     deviations = [known.std() for group in returns_PG if len(known := group[~group.isnan()]) > 1]

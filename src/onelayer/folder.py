@@ -26,6 +26,7 @@ from onelayer.tracking import append_records
 
 NO_EFFECT_ON_ARMS = (
     *("output", "resume", "report_to", "stop_at", "save_steps", "arms_per_set", "env_workers", "require_sandbox"),
+    *("engine", "engine_options", "num_processes", "mix_engines"),
     *("layers", "strategies", "strategy_k", "pairs", "leave_one_out", "lr_check", "sublayers", "baselines", "also"),
 )
 """Options that say where, when and which arms, but change no result of an arm: a run may continue with others."""

@@ -5,6 +5,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ def judge_scan(folder: Path) -> tuple[Profile, ReportFiles]:
     config = read_yaml(folder / "config.yaml")
     measured = read_scan(folder)
     records = _read_records(folder)
+    engines = _engines(folder, records, mixed=bool(config.get("mix_engines")))
+    if len(_kinds(engines)) > 1:
+        which = ", ".join(f"{name} by {engine}" for name, engine in sorted(engines.items()))
+        note = f"Arms were trained by different engines, whose updates differ in rounding and maybe in more: {which}."
+        measured = replace(measured, notes=(*measured.notes, note))
     num_layers = manifest["num_layers"]
     contribution = analyse(measured.scores, measured.layers, num_layers=num_layers, others=measured.others)
     plans = {name: records[name][0]["plan"] for name in measured.others}
@@ -67,6 +73,7 @@ def judge_scan(folder: Path) -> tuple[Profile, ReportFiles]:
         plans=plans,
         selection_scores=selection,
         pairs=tuple(additive),
+        engines=engines,
         partial=len(measured.layers) < num_layers,
         search=config.get("search", "none"),
         dropped={name: r[0]["dropped_at"] for name, r in records.items() if r[0]["kind"] == "dropped"},
@@ -78,6 +85,30 @@ def judge_scan(folder: Path) -> tuple[Profile, ReportFiles]:
     )
     write_json(folder / "profile.json", profile.model_dump())
     return profile, write_report([folder])
+
+
+def _engines(folder: Path, records: Records, *, mixed: bool) -> dict[str, str]:
+    """Which engine trained each arm.
+
+    Raises:
+        UserError: several, where the scan was not told to mix them.
+    """
+    engines = {
+        name: "+".join(sorted({record["engine"] for record in seeds if "engine" in record}))
+        for name, seeds in records.items()
+        if any("engine" in record for record in seeds)
+    }
+    if len(_kinds(engines)) > 1 and not mixed:
+        shown = ", ".join(f"{name} by {engine}" for name, engine in sorted(engines.items())[:4])
+        raise UserError(
+            f"{folder}: arms were trained by different engines ({shown}, ...), so that C(k) would compare engines; "
+            "add --mix-engines to the scan where that is meant"
+        )
+    return engines
+
+
+def _kinds(engines: Mapping[str, str]) -> set[str]:
+    return {engine for joined in engines.values() for engine in joined.split("+")}
 
 
 def _predictors(contribution: Contribution, records: Records) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ run is a set of one. What an arm becomes does not depend on who else is in its s
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from onelayer.arm import Arm, FrozenCheck
 from onelayer.config import TrainConfig
@@ -72,7 +72,7 @@ def train_step(training: Training, arms: Sequence[Arm], step: int) -> list[Recor
             training.frozen()
         arm.num_tokens += batch.num_tokens
         record: Record = {"step": step, **metrics, **learned, "num_tokens": arm.num_tokens}
-        _watch(arm, record, config)
+        watch(arm, record, config)
         if arm.stopped:
             record["stopped"] = arm.stopped
         record["seconds"] = shared + time.perf_counter() - started
@@ -106,7 +106,16 @@ def run_steps(
         after_step(step, list(zip(active, train_step(training, arms, step), strict=True)))
 
 
-def _watch(arm: Arm, record: Record, config: TrainConfig) -> None:
+class Watchable(Protocol):
+    """What is counted of an arm to see that it has nothing to learn from."""
+
+    name: str
+    flat_steps: int
+    cut_steps: int
+    stopped: str | None
+
+
+def watch(arm: Watchable, record: Record, config: TrainConfig) -> None:
     """Stop an arm that had nothing to learn from for ``stop_after`` steps in a row, and say why."""
     flat = record["frac_reward_zero_std"] == 1.0
     cut = record["completions/clipped_ratio"] > NEARLY_ALL

@@ -323,6 +323,17 @@ def _hash(module: nn.Module) -> str:
 
 
 def fingerprint(tensor: Tensor) -> int:
-    """A quick 64-bit sum over a tensor's bits: it changes with any single changed element. Cheap on any device."""
+    """A quick 64-bit sum over a tensor's bits: it changes with any single changed element. Cheap on any device.
+
+    Each row's sum is weighted by an odd number of its own (a vector's rows are its elements): Adam's first step moves
+    all elements by the same amount up or down, and in a plain sum these would cancel now and then. Of a tensor that is
+    sharded over processes it is the sum over this process's part.
+    """
+    # Asked by name: the import of torch's DTensor takes a second.
+    tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    return int(tensor.detach().contiguous().view(width).sum(dtype=torch.int64))
+    bits = tensor.detach().contiguous().view(width)
+    rows = bits.flatten(1).sum(1, dtype=torch.int64) if bits.dim() > 1 else bits.flatten().to(torch.int64)
+    # The golden ratio's multiplier spreads the weights over all 64 bits; products wrap.
+    weights = torch.arange(len(rows), device=rows.device) * 2 * -7046029254386353131 + 1
+    return int((rows * weights).sum())

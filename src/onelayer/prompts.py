@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -81,6 +82,17 @@ def drawn_prompts(count: int, batch: int, seed: int, step: int) -> list[int]:
     return [
         int(_epoch_order(count, seed, position // count)[position % count])
         for position in range(step * batch, (step + 1) * batch)
+    ]
+
+
+def drawn_samples(indices: Sequence[int], group: int) -> list[tuple[int, int]]:
+    """(index, sample number) of the rows of a step's prompts, ``group`` of each, in order.
+
+    A prompt can come twice in a step (small data sets): its second group needs other draws than its first.
+    """
+    seen = [indices[:place].count(index) for place, index in enumerate(indices)]
+    return [
+        (index, again * group + sample) for index, again in zip(indices, seen, strict=True) for sample in range(group)
     ]
 
 

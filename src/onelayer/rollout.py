@@ -15,7 +15,7 @@ from onelayer.config import EvalConfig, TrainConfig
 from onelayer.graders.grade import Grade
 from onelayer.grading import cut_texts, failure_shares, grade_all, grade_texts, rewards_of
 from onelayer.model import BaseModel
-from onelayer.prompts import EncodedSplit, drawn_prompts
+from onelayer.prompts import EncodedSplit, drawn_prompts, drawn_samples
 from onelayer.sample import Completions, Key, Row, Sampling, sample_policies
 from onelayer.scores import ArmScores, join_scores
 from onelayer.tasks.agentic import AgenticTask
@@ -33,21 +33,15 @@ def collect(
     if isinstance(task, AgenticTask):
         return episodes.collect(base, task, data, arms, step, config)
     sampling = Sampling(config.max_completion_length, config.temperature, config.top_p, config.top_k)
-    group = config.num_generations
-    rows_by_arm = []
-    indices_by_arm = [drawn_prompts(len(data.problems), config.train_batch_size, arm.seed, step) for arm in arms]
-    for indices in indices_by_arm:
-        # A prompt can come twice in a step (small data sets): its second group needs other draws than its first.
-        seen = [indices[:place].count(index) for place, index in enumerate(indices)]
-        rows_by_arm.append(
-            [
-                Row(data.tokens[index], data.problems[index].id, again * group + sample, stop=data.problems[index].stop)
-                for index, again in zip(indices, seen, strict=True)
-                for sample in range(group)
-            ]
+    drawn = [
+        drawn_samples(
+            drawn_prompts(len(data.problems), config.train_batch_size, arm.seed, step), config.num_generations
         )
+        for arm in arms
+    ]
+    rows_by_arm = [rows_of(data, samples) for samples in drawn]
     keys = [Key(arm.seed, "train", step) for arm in arms]
-    size, tokens = config.train_batch_size * group, width + config.max_completion_length
+    size, tokens = config.train_batch_size * config.num_generations, width + config.max_completion_length
     completed = sample_policies(
         base,
         [arm.weights for arm in arms],
@@ -59,19 +53,37 @@ def collect(
         trunk_layers=[kept_layer(base, arm.trunk_layer, size, tokens, config.trunk_bytes) for arm in arms],
     )
     results = []
-    for indices, rows, completions in zip(indices_by_arm, rows_by_arm, completed, strict=True):
-        problems = [data.problems[index] for index in indices for _ in range(group)]
-        grades = grade_texts(task, problems, cut_texts(base, problems, completions))
-        rewards = rewards_of(grades).view(len(indices), group)
-        advantages = advantages_of(rewards, config)
-        batch = Batch(
-            [row.prompt for row in rows],
-            completions,
-            advantages.flatten().float(),
-            torch.arange(len(indices)).repeat_interleave(group),
-        )
-        results.append((batch, {**_metrics(rewards, completions), **failure_shares(grades)}))
+    for samples, rows, completions in zip(drawn, rows_by_arm, completed, strict=True):
+        grades = grade_rows(base, task, data, samples, completions)
+        results.append(to_batch([row.prompt for row in rows], completions, grades, config))
     return results
+
+
+def rows_of(data: EncodedSplit, samples: Sequence[tuple[int, int]]) -> list[Row]:
+    """The rows to complete for some (index, sample number)."""
+    return [
+        Row(data.tokens[index], data.problems[index].id, sample, stop=data.problems[index].stop)
+        for index, sample in samples
+    ]
+
+
+def grade_rows(
+    base: BaseModel, task: Task, data: EncodedSplit, samples: Sequence[tuple[int, int]], completions: Completions
+) -> list[Grade]:
+    """The task's verdicts on the completions of some (index, sample number)."""
+    problems = [data.problems[index] for index, _ in samples]
+    return grade_texts(task, problems, cut_texts(base, problems, completions))
+
+
+def to_batch(
+    prompts: list[Sequence[int]], completions: Completions, grades: Sequence[Grade], config: TrainConfig
+) -> tuple[Batch, dict[str, float]]:
+    """What is learned from the completions of some prompts, ``num_generations`` each: rows and metrics."""
+    rewards = rewards_of(grades).view(-1, config.num_generations)
+    advantages = advantages_of(rewards, config)
+    groups = torch.arange(len(rewards)).repeat_interleave(config.num_generations)
+    metrics = {**_metrics(rewards, completions), **failure_shares(grades)}
+    return Batch(prompts, completions, advantages.flatten().float(), groups), metrics
 
 
 def _metrics(rewards_PG: Tensor, completions: Completions) -> dict[str, float]:

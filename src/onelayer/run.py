@@ -4,6 +4,7 @@ A scan decides which arms come next from the scores of those before (the best la
 arrive in groups. Every decision is a function of stored scores: a run that continues takes the same ones again.
 """
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -195,6 +196,7 @@ class Run:
             "selection_score": selection_score,
             "change_norms": arm.change_norms(self.base),
             "first_gradient_norms": arm.first_gradient_norms,
+            **self._about_engine(),
             **about_test,
         }
         self._write(arm.name, test, record)
@@ -235,12 +237,21 @@ class Run:
         # One arm after the other: all of them at once would hold an environment for every arm and start state.
         for name, tensors in zip(names, policies, strict=True):
             failed = len(self.task.pool.failures)
-            (played,) = episodes.evaluate(self.base, self.task, self.data["test"], [tensors], self.config)
+            played = self._played(tensors)
             if failures := self.task.pool.failures[failed:]:
                 self.progress.say(escape(f"{name}: {len(failures)} test episodes failed, the first: {failures[0]}"))
             write_trajectories(self.folder.arm(name) / "trajectories.jsonl", played.episodes)
             results.append((played.scores, played.summary()))
         return results
+
+    def _played(self, tensors: Mapping[str, Any]) -> episodes.Played:
+        """Let a policy play the test episodes."""
+        assert isinstance(self.task, AgenticTask)
+        return episodes.evaluate(self.base, self.task, self.data["test"], [tensors], self.config)[0]
+
+    def _about_engine(self) -> dict[str, Any]:
+        """What ``arm.json`` says of what trained the arm."""
+        return {"engine": self.config.engine}
 
     def _evaluate(self, split: Split, policies: Sequence[Mapping[str, Any]]) -> list[ArmScores]:
         return evaluate(self.base, self.task, self.data[split], policies, self.config)
@@ -259,6 +270,17 @@ def arm_of(name: str) -> str:
     return re.sub(r"-seed\d+$", "", name)
 
 
+def _refuse_other_engines(output: Path, config: TrainConfig) -> None:
+    """C(k) compares arms: it would compare engines where these differ."""
+    for path in sorted(output.glob("arms/*/arm.json")):
+        engine = json.loads(path.read_text(encoding="utf-8")).get("engine", config.engine)
+        if engine != config.engine:
+            raise UserError(
+                f"arm {path.parent.name} of '{output}' was trained by engine {engine}, and this run's is {config.engine}, "
+                "so that C(k) would compare engines; go on with the first, or add --mix-engines"
+            )
+
+
 @contextmanager
 def open_run(
     base: BaseModel,
@@ -270,21 +292,25 @@ def open_run(
     console: Console,
     rungs: Sequence[int] = (),
     write_page: Callable[[], object] | None = None,
+    make: Callable[..., Run] = Run,
 ) -> Iterator[Run]:
     """Open a new folder, or with ``resume`` an old one, and score the base.
 
     ``rungs`` are steps after which every arm is scored on the selection problems, besides those of ``eval_steps``.
+    ``make`` is the run of the engine that trains.
 
     Raises:
         UserError: the folder cannot be used, or the reward function misbehaves; a new folder is then removed again.
     """
     manifest = build_manifest(base, data, config, seeds)
+    if config.resume and not config.mix_engines:
+        _refuse_other_engines(output, config)
     folder = (RunFolder.resume if config.resume else RunFolder.create)(output, manifest, config)
     if isinstance(task, BenchmarkTask):
         write_json(folder.path / "task.json", task.description)
     with RunProgress(console, config.steps) as progress:
         try:
-            run = Run(
+            run = make(
                 base,
                 task,
                 data,

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from onelayer import phases
 from onelayer.config import RATES, ScanConfig, TrainConfig
+from onelayer.engines import Engine, joined
 from onelayer.errors import UserError
 from onelayer.judge import judge_scan
 from onelayer.model import BaseModel
@@ -22,24 +23,37 @@ from onelayer.setup import load_model, load_splits, load_task
 from onelayer.specs import ArmSpec, spec_of, with_seeds
 
 
-def scan(config: ScanConfig, output: Path, console: Console) -> Profile:
+def scan(config: ScanConfig, output: Path, console: Console) -> Profile | None:
     """Train the full arm and layers alone, score all of them, and write profile and report to ``output``.
+
+    Returns:
+        The profile; None in processes that only help the main one (engine trl).
 
     Raises:
         UserError: something in the configuration, the model, the data or the reward is wrong.
         RunStopped: training cannot go on.
     """
+    with joined(config) as engine:
+        return _scan(config, output, console, engine)
+
+
+def _scan(config: ScanConfig, output: Path, console: Console, engine: Engine) -> Profile | None:
     base = load_model(config)
     layers = scanned_layers(config.layers, base.num_layers)
     if too_large := [k for k in config.strategy_k.split(",") if k and int(k) > len(layers)]:
         raise UserError(f"option strategy_k = {too_large[0]}: only {len(layers)} layers are scanned")
     full = spec_of(base, "all", config.seed)
-    also = [Extra(spec_of(base, plan, config.seed).name, plan) for plan in config.also.split(";") if plan.strip()]
+    further = [spec_of(base, plan, config.seed) for plan in config.also.split(";") if plan.strip()]
+    also = [Extra(spec.name, spec.plan) for spec in further]
     data = load_splits(base, task := load_task(config), config)
+    if not engine.leads(base, task, data, further):
+        return None
     seeds = range(config.seed, config.seed + config.seeds)
     rungs = phases.rung_steps(config.steps, config.rungs) if config.search == "halving" else []
     _announce(base, config, full, layers, console)
-    with open_run(base, task, data, config, seeds, output, console, rungs, lambda: write_report([output])) as run:
+    with open_run(
+        base, task, data, config, seeds, output, console, rungs, lambda: write_report([output]), engine.make_run
+    ) as run:
         full_rate = _learning_rate(run, config)
         scan_of = _Scan(run, config, list(seeds), full_rate)
         search = {"none": scan_of.every_layer, "halving": scan_of.halving, "coarse": scan_of.coarse}
@@ -58,11 +72,18 @@ def train(config: TrainConfig, output: Path, console: Console) -> None:
         UserError: something in the configuration, the model, the data or the reward is wrong.
         RunStopped: training cannot go on.
     """
+    with joined(config) as engine:
+        _train(config, output, console, engine)
+
+
+def _train(config: TrainConfig, output: Path, console: Console, engine: Engine) -> None:
     base = load_model(config)
     spec = spec_of(base, config.layers, config.seed)
     data = load_splits(base, task := load_task(config), config)
+    if not engine.leads(base, task, data, [spec]):
+        return
     console.print(plan_table(base, spec, config.learning_rate))
-    with open_run(base, task, data, config, [config.seed], output, console) as run:
+    with open_run(base, task, data, config, [config.seed], output, console, make=engine.make_run) as run:
         run.train([spec])
     delta = run.folder.arm(spec.name) / "delta.safetensors"
     console.print(f"\nresults: {output}\ndelta:   {delta}", soft_wrap=True, highlight=False)

@@ -122,9 +122,9 @@ def with_seeds(specs: Sequence[ArmSpec], seeds: Sequence[int]) -> list[ArmSpec]:
     ]
 
 
-def create_arm(base: BaseModel, spec: ArmSpec, config: TrainConfig) -> Arm:
-    """The arm of a spec, at the base."""
-    settings = OptimizerSettings(
+def optimizer_settings(spec: ArmSpec, config: TrainConfig) -> OptimizerSettings:
+    """The optimizer of an arm."""
+    return OptimizerSettings(
         learning_rate=spec.learning_rate or config.learning_rate,
         lr_scheduler_type=config.lr_scheduler_type,
         warmup_steps=config.warmup_steps,
@@ -135,6 +135,11 @@ def create_arm(base: BaseModel, spec: ArmSpec, config: TrainConfig) -> Arm:
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
     )
+
+
+def create_arm(base: BaseModel, spec: ArmSpec, config: TrainConfig) -> Arm:
+    """The arm of a spec, at the base."""
+    settings = optimizer_settings(spec, config)
     common: dict[str, Any] = {"name": spec.name, "plan": spec.plan, "seed": spec.seed, "kind": spec.kind}
     if spec.ranks:
         arm: Arm = create_lora_arm(base, spec.rates, spec.ranks, settings, **common)

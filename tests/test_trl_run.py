@@ -1,0 +1,288 @@
+"""``--engine trl``: the same arms as the built-in engine's, in one process and in two, and what a scan makes of them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from accelerate import PartialState
+from safetensors.torch import load_file
+
+from onelayer.config import TrainConfig
+from onelayer.engines.together import in_order
+from onelayer.engines.trl_arm import ArmTrainer, train_arm
+from onelayer.engines.trl_options import update_sizes
+from onelayer.errors import UserError
+from onelayer.judge import judge_scan
+from onelayer.loop import Training, train_step
+from onelayer.model import BaseModel, load_base
+from onelayer.prompts import EncodedSplit
+from onelayer.rollout import evaluate
+from onelayer.scores import read_scores
+from onelayer.setup import load_splits
+from onelayer.specs import create_arm, spec_of
+from onelayer.tasks.base import Task
+from tests.conftest import DigitTask
+from tests.test_cli import Command, data, onelayer  # noqa: F401 - fixtures
+from tests.test_episodes import game
+
+PartialState(cpu=True)
+TINY: dict[str, Any] = {
+    "model": "x",
+    "task": "arithmetic",
+    "engine": "trl",
+    "steps": 2,
+    "train_batch_size": 4,
+    "num_generations": 4,
+    "max_completion_length": 6,
+    "learning_rate": 1e-3,
+    "micro_batch_size": 8,
+    "eval_steps": 0,
+}
+
+
+def trained_by_both(base: BaseModel, task: Task, plan: str, **changes: Any) -> tuple[list[Any], list[Any], float]:
+    """The records of both engines, and the largest difference between their deltas."""
+    config = TrainConfig(**{**TINY, "layers": plan, **changes})
+    splits = load_splits(base, task, config)
+    spec = spec_of(base, plan, 0)
+    training = Training(base, task, splits["train"], splits["selection"], config, (0,))
+    arm = create_arm(base, spec, config)
+    local = [train_step(training, [arm], step)[0] for step in range(config.steps)]
+    records: list[Any] = []
+    trained = train_arm(load_base(base.name, dtype=base.dtype), spec, task, splits["train"], config, records.append)
+    assert trained.delta.keys() == arm.masters.keys()
+    assert (trained.updates, trained.num_tokens, trained.rollouts) == (arm.updates, arm.num_tokens, "keyed")
+    assert trained.first_gradient_norms == pytest.approx(arm.first_gradient_norms, rel=1e-3, abs=1e-6)
+    difference = max(float((trained.delta[name] - master.detach()).abs().max()) for name, master in arm.masters.items())
+    return local, records, difference
+
+
+@pytest.mark.parametrize(
+    ("plan", "changes"),
+    [
+        (
+            "1,3.mlp*0.5",
+            {"algorithm": "dr_grpo", "warmup_steps": 2, "weight_decay": 0.1, "lr_scheduler_type": "cosine"},
+        ),
+        ("all", {"loss_type": "dapo", "beta": 0.1, "mini_batch_size": 2, "num_iterations": 2, "micro_batch_size": 3}),
+        ("2", {"algorithm": "gspo", "num_iterations": 2, "max_grad_norm": 0.0}),
+        ("2", {"algorithm": "rloo", "mini_batch_size": 3}),
+    ],
+)
+def test_an_arm_is_what_the_built_in_engine_makes_it(base: BaseModel, plan: str, changes: dict[str, Any]) -> None:
+    """Same prompts, draws, rewards, advantages, losses, rates and clipping: only the rounding differs."""
+    local, records, difference = trained_by_both(base, DigitTask(), plan, **changes)
+    # A tensor moves by about the learning rate, 1e-3, in every update.
+    assert difference < 2e-5
+    for ours, theirs in zip(local, records, strict=True):
+        shared = {"reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "loss", "entropy"}
+        shared |= {"grad_norm", "learning_rate", "num_tokens"} | ({"kl"} & ours.keys())
+        # With one ratio a completion TRL counts completions, and the built-in engine tokens.
+        shared |= {"clip_ratio/region_mean"} if changes.get("algorithm") != "gspo" else set()
+        assert {name: theirs[name] for name in shared} == pytest.approx(
+            {name: ours[name] for name in shared}, rel=1e-3, abs=1e-5
+        )
+
+
+@pytest.mark.parametrize("algorithm", ["gigpo", "grpo"])
+def test_a_task_played_in_turns(base: BaseModel, algorithm: str) -> None:
+    """Rows are turns, and their number differs: rows that fill up count for nothing."""
+    changes = {"algorithm": algorithm, "beta": 0.1, "mini_batch_size": 2, "max_prompt_length": 80}
+    local, records, difference = trained_by_both(base, game(), "2", max_completion_length=2, **changes)
+    assert difference < 2e-5
+    names = ("reward", "episode/length", "episode/success_rate", "grad_norm", "kl")
+    for ours, theirs in zip(local, records, strict=True):
+        assert {n: theirs[n] for n in names} == pytest.approx({n: ours[n] for n in names}, rel=1e-3, abs=1e-6)
+
+
+def test_a_backward_pass_has_at_most_the_rows_that_were_asked_for() -> None:
+    config = TrainConfig(**{**TINY, "train_batch_size": 6, "mini_batch_size": 4, "num_iterations": 3})
+    assert update_sizes(config, DigitTask(), 1) == (2, 2, 6)
+    assert update_sizes(config, DigitTask(), 2) == (2, 1, 6)
+    # Six turns an episode at most.
+    assert update_sizes(config, game(), 2) == (2, 6, 6)
+
+
+def test_an_arm_with_nothing_to_learn_stops(base: BaseModel) -> None:
+    class Constant(DigitTask):
+        def reward(self, prompts: list[Any], completions: list[str], answer: list[str]) -> list[float | None]:
+            return [1.0] * len(completions)
+
+    config = TrainConfig(**{**TINY, "layers": "2", "steps": 9, "stop_after": 2})
+    train = load_splits(base, Constant(), config)["train"]
+    trained = train_arm(base, spec_of(base, "2", 0), Constant(), train, config, lambda record: None)
+    assert trained.updates == 2 and not trained.effective
+    assert trained.stopped is not None and "same reward for 2 steps" in trained.stopped
+
+
+def test_what_vllm_says_of_its_tokens_reaches_the_right_rows(base: BaseModel, tmp_path: Path) -> None:
+    """TRL corrects for vLLM's rounding by the log-probabilities that vLLM sampled with. vLLM itself was not run."""
+    config = TrainConfig(**{**TINY, "layers": "2"})
+    train = load_splits(base, DigitTask(), config)["train"]
+    trainer = ArmTrainer(base, spec_of(base, "2", 0), DigitTask(), train, config, str(tmp_path), print, None)
+    trainer.rollouts = "vllm"
+    generator = torch.Generator().manual_seed(0)
+
+    def written(prompts: list[list[int]], images: Any, fields: Any, count: int) -> tuple[list[list[int]], Any]:
+        assert count == 1 and len(prompts) == 16
+        lengths = torch.randint(1, 5, (len(prompts),), generator=generator).tolist()
+        ids = [torch.randint(5, 20, (n,), generator=generator).tolist() for n in lengths]
+        return ids, [[-0.01 * token for token in row] for row in ids]
+
+    trainer._generate_single_turn = written
+    batch, _ = trainer._collect(0)
+    trainer._batch = batch
+    trainer._rows, trainer._real, _ = trainer._deal(batch)
+    output = ArmTrainer._rollout([], trainer)
+    assert output["logprobs"] == [[-0.01 * token for token in row] for row in output["completion_ids"]]
+    assert batch.completions.truncated.all()
+
+
+def test_shares_of_a_scoring_go_back_into_order(base: BaseModel) -> None:
+    config = TrainConfig(**{**TINY, "eval_num_samples": 2, "eval_temperature": 1.0})
+    task = DigitTask()
+    test = load_splits(base, task, config)["test"]
+    whole = evaluate(base, task, test, [{}], config)[0]
+    parts = [
+        evaluate(base, task, EncodedSplit(test.problems[own::3], test.tokens[own::3], 0), [{}], config)[0]
+        for own in range(3)
+    ]
+    from onelayer.scores import join_scores
+
+    again = in_order(join_scores(parts), test)
+    assert again.problem.tolist() == whole.problem.tolist()
+    assert again.sample.tolist() == whole.sample.tolist()
+    assert again.reward.tolist() == whole.reward.tolist()
+
+
+def accelerate(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command in two processes over gloo, as ``accelerate launch`` starts them."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    return subprocess.run(
+        [*launch, *line.split()], cwd=folder, env=os.environ, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_two_processes_make_the_same_arm_and_eval_scores_it(onelayer: Command, tmp_path: Path) -> None:  # noqa: F811
+    """The bundled model by plan mid:2; about 25 seconds, most of them imports."""
+    line = "train --engine trl --layers mid:2 --steps 2 --train-batch-size 4 --eval-steps 2 --device cpu "
+    line += "--micro-batch-size 16 --beta 0.04 --mini-batch-size 2"
+    code, _, err = onelayer(f"{line} --output one")
+    assert (code, err) == (0, "")
+    two = accelerate(f"-m onelayer {line} --num-processes 2 --output two", tmp_path)
+    assert two.returncode == 0, two.stderr
+    arms = [tmp_path / name / "arms/mid-2" for name in ("one", "two")]
+    one, other = (load_file(arm / "delta.safetensors") for arm in arms)
+    assert max(float((one[name] - other[name]).abs().max()) for name in one) < 2e-6
+    records = [json.loads((arm / "arm.json").read_text()) for arm in arms]
+    assert [record["processes"] for record in records] == [1, 2]
+    scores = [read_scores(arm / "scores.parquet") for arm in arms]
+    assert scores[0].problem.tolist() == scores[1].problem.tolist()
+    assert float((scores[0].reward != scores[1].reward).mean()) < 0.01
+    metrics = [[json.loads(line) for line in (arm / "metrics.jsonl").read_text().splitlines()] for arm in arms]
+    for a, b in zip(*metrics, strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"} == pytest.approx(
+            {k: v for k, v in b.items() if k != "seconds"}, rel=1e-3, abs=1e-5
+        )
+
+    sums = "".join(json.dumps({"q": f"{i}+{i}=", "a": 2 * i}) + "\n" for i in range(5))
+    Path("sums.jsonl").write_text(sums)
+    benchmark = {"kind": "benchmark", "description": "own", "category": "Math", "source": {"hub": "nobody/own"}}
+    benchmark |= {"columns": {"problem": "q", "answer": "a"}, "prompt": "{{ problem }}", "grader": "math"}
+    benchmark |= {"answer_rule": "last_number", "max_completion_length": 12}
+    Path("sums.yaml").write_text(yaml.safe_dump(benchmark))
+    code, _, err = onelayer(
+        "eval --delta two/arms/mid-2 --benchmarks sums.yaml --data-files sums=sums.jsonl --output scored"
+    )
+    assert (code, err) == (0, "")
+    assert json.loads(Path("scored/results.json").read_text())["plan"] == "mid:2"
+
+
+OWN = (
+    "--dataset sums.jsonl --reward reward.py:digits --selection-size 4 --test-size 20 --steps 3 --train-batch-size 4 "
+    "--num-generations 4 --max-completion-length 6 --learning_rate 1e-2 --device cpu"
+)
+
+
+def test_a_scan_its_report_and_the_engine_of_every_arm(
+    onelayer: Command,  # noqa: F811
+    data: Path,  # noqa: F811
+    model_folder: Callable[..., Path],
+) -> None:
+    model = model_folder("llama", layers=2)
+    (data / "options.yaml").write_text("gradient_checkpointing: true\n")
+    line = f"scan --model {model} {OWN} --output run"
+    code, out, err = onelayer(f"{line} --engine trl --engine-options options.yaml")
+    assert (code, err) == (0, "")
+    assert "C(0) =" in out
+    profile = json.loads((data / "run/profile.json").read_text())
+    assert profile["engines"] == {"full": "trl", "layer-00": "trl", "layer-01": "trl"}
+    record = json.loads((data / "run/arms/layer-01/arm.json").read_text())
+    assert record["engine_options"] == {"gradient_checkpointing": True}
+    assert {path.name for path in (data / "run/arms/full").iterdir()} >= {"delta.safetensors", "metrics.jsonl"}
+    for command in ("report run", "stitch run --layers 0,1", "merge run/arms/layer-01 --output merged"):
+        code, _, err = onelayer(command)
+        assert (code, err) == (0, ""), command
+
+    # Another engine may only go on where that was asked for, and the report says it.
+    (data / "run/arms/layer-01/arm.json").unlink()
+    before = (data / "run/config.yaml").read_bytes()
+    code, _, err = onelayer(f"{line} --resume")
+    assert code == 2
+    assert "arm full of 'run' was trained by engine trl, and this run's is local" in err
+    assert (data / "run/config.yaml").read_bytes() == before
+    code, _, err = onelayer(f"{line} --resume --mix-engines")
+    assert (code, err) == (0, "")
+    mixed = json.loads((data / "run/profile.json").read_text())
+    assert mixed["engines"]["layer-01"] == "local"
+    assert any("different engines" in note and "layer-01 by local" in note for note in mixed["notes"])
+    settings = yaml.safe_load((data / "run/config.yaml").read_text())
+    (data / "run/config.yaml").write_text(yaml.safe_dump({**settings, "mix_engines": False}))
+    with pytest.raises(UserError, match="trained by different engines"):
+        judge_scan(data / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--engine trl --num-processes 2", "num_processes is 2, and 1 is running; start with: accelerate launch"),
+        ("--engine trl --stop-at 2", "engine trl does not read stop_at"),
+        ("--engine trl --layers lora:4@1", "is LoRA, which the TRL engine does not train"),
+        ("--engine trl --engine-options wrong.yaml", "TRL has no option 'use_vlm'; did you mean use_vllm?"),
+        ("--engine trl --engine-options ours.yaml", "sets beta, which follows from onelayer's own options"),
+        ("--engine trl --engine-options none.yaml", "cannot be read"),
+        ("--num-processes 2", "num_processes is an option of engine trl, and the engine is local"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(
+    onelayer: Command,  # noqa: F811
+    data: Path,  # noqa: F811
+    model_folder: Callable[..., Path],
+    options: str,
+    message: str,
+) -> None:
+    (data / "wrong.yaml").write_text("use_vlm: true\n")
+    (data / "ours.yaml").write_text("beta: 0.1\n")
+    code, _, err = onelayer(f"train --model {model_folder('llama', layers=2)} {OWN} {options} --output run")
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (data / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2"])
+def test_the_shipped_configurations_are_accelerates(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    from onelayer import engines
+
+    config = load_config_from_file(str(Path(engines.__file__).parent / "accelerate" / f"{name}.yaml"))
+    assert config.num_processes == 8 and config.mixed_precision == "bf16"
