@@ -1,3 +1,51 @@
-"""onelayer: find out which layers of a language model are worth training with RL, and train them."""
+"""onelayer: find out which layers of a language model are worth training with RL, and train them.
+
+The commands as functions (`scan`, `train`, `evaluate`), profiles, plans on any model (`select_layers`) and deltas in any
+script (`load_delta`); see docs/api.md. Everything is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onelayer.api import TrainedArm, evaluate, scan, train
+    from onelayer.config import BenchmarkConfig, ScanConfig, TrainConfig
+    from onelayer.deltas import load_delta, read_delta, wearing
+    from onelayer.errors import RunStopped, UserError
+    from onelayer.profile import Profile
+    from onelayer.select import Selection, select_layers
 
 __version__ = "0.1.0.dev0"
+__all__ = [
+    "BenchmarkConfig",
+    "Profile",
+    "RunStopped",
+    "ScanConfig",
+    "Selection",
+    "TrainConfig",
+    "TrainedArm",
+    "UserError",
+    "evaluate",
+    "load_delta",
+    "read_delta",
+    "scan",
+    "select_layers",
+    "train",
+    "wearing",
+]
+
+_PLACES = {
+    "api": ("TrainedArm", "evaluate", "scan", "train"),
+    "config": ("BenchmarkConfig", "ScanConfig", "TrainConfig"),
+    "deltas": ("load_delta", "read_delta", "wearing"),
+    "errors": ("RunStopped", "UserError"),
+    "profile": ("Profile",),
+    "select": ("Selection", "select_layers"),
+}
+_MODULES = {name: module for module, names in _PLACES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'onelayer' has no attribute '{name}'")
+    return getattr(import_module(f"onelayer.{_MODULES[name]}"), name)

@@ -312,14 +312,27 @@ def as_weights(delta: Mapping[str, Tensor], base: BaseModel) -> dict[str, Tensor
     return {name: tensor.to(base.device, base.dtype) for name, tensor in delta.items()}
 
 
+def empty_folder(path: Path) -> None:
+    """Make a folder that is not there yet.
+
+    Raises:
+        UserError: it is there and not empty, or cannot be made.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"output '{path}' already exists and is not empty; give a new folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output '{path}' cannot be made: {error.strerror}") from error
+
+
 def merge(delta: Mapping[str, Tensor], base: BaseModel, output: Path) -> None:
     """Write a plain Hugging Face checkpoint of the base with the delta in place, in the base's type, with its tokenizer.
 
     Raises:
         UserError: the output folder exists and is not empty.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"output '{output}' already exists and is not empty; give a new folder")
+    empty_folder(output)
     own = {name: base.tensor(name).detach().clone() for name in delta}
     weights = as_weights(delta, base)
     try:

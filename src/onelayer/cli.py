@@ -39,7 +39,7 @@ def scan(config_file: str | None, preset: str | None, **flags: Any) -> None:
     Without arguments: the bundled Qwen3 model on the arithmetic task, minutes on a CPU.
     Example: onelayer scan --model bundled:qwen2.5-arithmetic --task arithmetic --layers every:2 --seeds 2 --output runs/a
     """
-    from onelayer.scan import scan as run_scan
+    from onelayer.scanning import scan as run_scan
 
     console = Console()
     config = build_config(ScanConfig, flags, config_file, preset, default_task="arithmetic")
@@ -53,7 +53,7 @@ def train(config_file: str | None, preset: str | None, **flags: Any) -> None:
 
     Example: onelayer train --task arithmetic --layers mid:2 --output runs/mid2
     """
-    from onelayer.scan import train as run_train
+    from onelayer.scanning import train as run_train
 
     console = Console()
     config = build_config(TrainConfig, flags, config_file, preset, default_task="arithmetic")
@@ -98,7 +98,7 @@ def evaluate(config_file: str | None, preset: str | None, **flags: Any) -> None:
 
     Example: onelayer eval --delta runs/a/arms/layer-03 --benchmarks math500,amc --harness gpqa_diamond_zeroshot
     """
-    from onelayer.evaluate import evaluate_model
+    from onelayer.evaluation import evaluate_model
 
     config = build_config(BenchmarkConfig, flags, config_file, preset)
     default = Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
@@ -108,9 +108,10 @@ def evaluate(config_file: str | None, preset: str | None, **flags: Any) -> None:
 @cli.command(context_settings=SETTINGS)
 @click.argument("delta")
 @config_options(ModelConfig)
-@click.option("--output", required=True, metavar="DIR", help="new folder for the checkpoint")
-def merge(delta: str, output: str, config_file: str | None, preset: str | None, **flags: Any) -> None:
-    """Write a plain Hugging Face checkpoint of the base with a delta in place.
+@click.option("--output", required=True, metavar="DIR", help="new folder, with a model card, ready to be pushed")
+@click.option("--delta-only", is_flag=True, help="write the delta and its card, no checkpoint")
+def merge(delta: str, output: str, delta_only: bool, config_file: str | None, preset: str | None, **flags: Any) -> None:
+    """Write a plain Hugging Face checkpoint of the base with a delta in place, with a model card.
 
     The base is the one that the delta names, unless --model says otherwise. DELTA is a delta.safetensors or its folder.
 
@@ -118,15 +119,23 @@ def merge(delta: str, output: str, config_file: str | None, preset: str | None, 
     """
     from onelayer.arm import load_delta, read_delta_header
     from onelayer.arm import merge as merge_delta
-    from onelayer.setup import load_model
+    from onelayer.card import Origin, model_card
+    from onelayer.deltas import copy_delta, delta_file
+    from onelayer.files import write_text
+    from onelayer.setup import command_line, load_model
 
-    path = Path(delta) / "delta.safetensors" if Path(delta).is_dir() else Path(delta)
+    path = delta_file(delta)
     header = read_delta_header(path)
-    if flags["model"] is None:
-        flags["model"], flags["revision"] = header["base_model"], flags["revision"] or header["revision"]
-    base = load_model(build_config(ModelConfig, flags, config_file, preset))
-    merge_delta(load_delta(path, base), base, Path(output))
-    click.echo(f"merged checkpoint: {output}")
+    card = model_card(header, Origin.of(path), command=command_line() or "onelayer merge", merged=not delta_only)
+    if delta_only:
+        copy_delta(path, Path(output))
+    else:
+        if flags["model"] is None:
+            flags["model"], flags["revision"] = header["base_model"], flags["revision"] or header["revision"]
+        base = load_model(build_config(ModelConfig, flags, config_file, preset))
+        merge_delta(load_delta(path, base), base, Path(output))
+    write_text(Path(output) / "README.md", card)
+    click.echo(f"{'delta' if delta_only else 'merged checkpoint'}: {output}")
 
 
 @cli.command(context_settings=SETTINGS)

@@ -20,7 +20,7 @@ from onelayer.profile import Profile
 from onelayer.prompts import EncodedSplit
 from onelayer.rollout import evaluate
 from onelayer.sample import Completions, Key, Row, Sampling, sample_policies
-from onelayer.scan import scanned_layers
+from onelayer.scanning import scanned_layers
 from onelayer.scores import read_scan, write_scores
 from onelayer.setup import load_model, load_splits, load_task
 from onelayer.tasks.base import Split, Task

@@ -170,7 +170,7 @@ def wrap_model(module: nn.Module, tokenizer: Any, *, name: str, revision: str | 
         outline(module, name=name, revision=revision),
         tokenizer=tokenizer,
         stop_token_ids=_stop_tokens(module, tokenizer, name),
-        hash=_hash(module),
+        hash=tensors_hash(module),
     )
     _check_head(base)
     return base
@@ -314,11 +314,13 @@ def _check_head(base: BaseModel) -> None:
         raise UserError(f"model '{base.name}' scales or caps its logits after the head, which is not supported")
 
 
-def _hash(module: nn.Module) -> str:
+def tensors_hash(module: nn.Module, dtype: torch.dtype | None = None) -> str:
+    """SHA-256 over names, types, shapes and bytes of all parameters, as they are or as they would be in another type."""
     digest = hashlib.sha256()
-    for name, tensor in module.named_parameters():
+    for name, parameter in module.named_parameters():
+        tensor = parameter.detach().to("cpu", dtype or parameter.dtype).contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(tensor.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -118,12 +118,13 @@ class Profile(_Record):
         path.write_text(json.dumps(self.model_dump(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> "Profile":
+    def load(cls, path: Path | str) -> "Profile":
         """Read ``profile.json``; a folder means the file in it.
 
         Raises:
             UserError: no such file, or one that is not a valid profile, with the first reason.
         """
+        path = Path(path)
         path = path / "profile.json" if path.is_dir() else path
         try:
             return cls.model_validate_json(path.read_bytes())

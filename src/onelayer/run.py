@@ -29,7 +29,7 @@ from onelayer.progress import RunProgress
 from onelayer.prompts import EncodedSplit
 from onelayer.rollout import evaluate
 from onelayer.scores import ArmScores, read_scores, write_scores
-from onelayer.setup import build_manifest
+from onelayer.setup import build_manifest, command_line
 from onelayer.specs import ArmSpec, create_arm, plan_sets
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Split, Task
@@ -122,15 +122,7 @@ class Run:
         began = time.perf_counter()
 
         def after_step(step: int, results: list[tuple[Arm, Record]]) -> None:
-            for arm, record in results:
-                self.folder.write_record(arm, record)
-                for tracker in self.trackers:
-                    tracker.log(arm.name, record)
-                if arm.stopped:
-                    self.progress.say(f"[yellow]{arm.stopped}[/]")
-            self.progress.step(step, results)
-            self._say_failures(step, results)
-            self._refresh_page()
+            self._record(step, results)
             done = step + 1
             pause = done == self.config.stop_at and done < self.config.steps
             if done % self.config.save_steps == 0 or done == until or pause:
@@ -151,6 +143,18 @@ class Run:
                 self._finish(arm, seconds, test, about_test, selection.score)
             self.folder.drop_checkpoint(number)
         self.progress.end_set(arms)
+
+    def _record(self, step: int, results: Sequence[tuple[Arm, Record]]) -> None:
+        """Write and show the metrics of a step."""
+        for arm, record in results:
+            self.folder.write_record(arm, record)
+            for tracker in self.trackers:
+                tracker.log(arm.name, record)
+            if arm.stopped:
+                self.progress.say(f"[yellow]{arm.stopped}[/]")
+        self.progress.step(step, results)
+        self._say_failures(step, results)
+        self._refresh_page()
 
     def _say_failures(self, step: int, results: Sequence[tuple[Arm, Record]]) -> None:
         """Say it, once, when a grader gives no verdict: what it cannot judge must not pass for wrong answers."""
@@ -251,7 +255,7 @@ class Run:
 
     def _about_engine(self) -> dict[str, Any]:
         """What ``arm.json`` says of what trained the arm."""
-        return {"engine": self.config.engine}
+        return {"engine": self.config.engine, "command": command_line()}
 
     def _evaluate(self, split: Split, policies: Sequence[Mapping[str, Any]]) -> list[ArmScores]:
         return evaluate(self.base, self.task, self.data[split], policies, self.config)

@@ -1,6 +1,8 @@
 """What every command starts with: the model on its device, the task, its problems as tokens, the manifest."""
 
 import os
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -133,6 +135,13 @@ def versions() -> dict[str, str]:
 
     names = ("onelayer", "torch", "transformers", "numpy", "tokenizers")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def command_line() -> str | None:
+    """The command that runs, as a person typed it; None in a script."""
+    program = Path(sys.argv[0])
+    typed = program.name == "onelayer" or (program.name == "__main__.py" and program.parent.name == "onelayer")
+    return shlex.join(["onelayer", *sys.argv[1:]]) if typed else None
 
 
 def build_manifest(

@@ -38,18 +38,13 @@ class TrlRun(Run):
         self.progress.start_set([seat], self.folder.load_checkpoint(number, [seat]))
 
         def on_record(record: Record) -> None:
-            self.folder.write_record(seat, record)
-            for tracker in self.trackers:
-                tracker.log(spec.name, record)
-            self.progress.step(record["step"], [(seat, record)])
-            self._refresh_page()
+            seat.stopped = record.get("stopped")
+            self._record(record["step"], [(seat, record)])
 
         self._trained = trained = self.together.train(spec, on_record)
         self.base = self.together.base
-        if trained.stopped:
-            if len(self.folder.manifest["arms"]) == 1:
-                raise RunStopped(f"training stopped after {trained.updates} updates: {trained.stopped}")
-            self.progress.say(f"[yellow]{trained.stopped}[/]")
+        if trained.stopped and len(self.folder.manifest["arms"]) == 1:
+            raise RunStopped(f"training stopped after {trained.updates} updates: {trained.stopped}")
         arm = finished_arm(self.base, spec, trained, settings)
         arm.check_moved(self.base)
         self.progress.note(f"scoring {arm.name}")
@@ -67,7 +62,7 @@ class TrlRun(Run):
     def _about_engine(self) -> dict[str, Any]:
         assert self._trained is not None
         return {
-            "engine": self.config.engine,
+            **super()._about_engine(),
             "processes": self.together.num_processes,
             "rollouts": self._trained.rollouts,
             "engine_options": json.loads(
