@@ -3,7 +3,8 @@
 The same model, prompts, group, lengths, precision and threads on both sides: 16 rows an arm, as many tokens for every
 row, the same reward. TRL freezes all other layers with ``requires_grad_(False)``. Each side runs in a process of its
 own, since a process's peak memory never falls; pairs of processes alternate. Times are processor seconds of a step,
-summed over the arms for TRL.
+summed over the arms for TRL. onelayer's backward passes take 4 rows of the larger model at a time, TRL's all 16 (its batch
+size is that of a process): the sum of the gradients is the same, the memory is not.
 
     python benchmarks/trl_step.py --model tiny                        # bundled Qwen3, full and 8 layers
     python benchmarks/trl_step.py --model 42M --beta 0.04             # 42M parameters, full and 12 layers
@@ -119,7 +120,7 @@ def run_onelayer(args: argparse.Namespace) -> dict[str, Any]:
         steps=1000,
         train_batch_size=args.rows // GROUP,
         num_generations=GROUP,
-        micro_batch_size=args.rows,
+        micro_batch_size=args.rows if args.model == "tiny" else 4,
         max_completion_length=args.length,
         learning_rate=args.learning_rate,
         beta=args.beta,

@@ -189,8 +189,8 @@ def _by_block(module: nn.Module, tables: Mapping[int, Table], blocks: Packed) ->
     product = is_product(module)
     # Called thousands of times a second: a plain product goes past the module.
     bare = type(module) is nn.Linear and "forward" not in module.__dict__
-    everyone: dict[int | None, Mapping[str, Any]] = dict(tables)
-    everyone[None] = module._parameters
+    everyone: dict[int | None, Mapping[str, Any]] = {None: module._parameters}
+    everyone.update(tables.items())
 
     def compute(x: Tensor, owner: int | None) -> Tensor:
         rows = len(x)
