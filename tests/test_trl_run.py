@@ -28,6 +28,7 @@ from onelayer.scores import read_scores
 from onelayer.setup import load_splits
 from onelayer.specs import create_arm, spec_of
 from onelayer.tasks.base import Task
+from onelayer.tasks.household import household_task
 from tests.conftest import DigitTask
 from tests.test_cli import Command, data, onelayer  # noqa: F401 - fixtures
 from tests.test_episodes import game
@@ -100,6 +101,18 @@ def test_a_task_played_in_turns(base: BaseModel, algorithm: str) -> None:
     names = ("reward", "episode/length", "episode/success_rate", "grad_norm", "kl")
     for ours, theirs in zip(local, records, strict=True):
         assert {n: theirs[n] for n in names} == pytest.approx({n: ours[n] for n in names}, rel=1e-3, abs=1e-6)
+
+
+def test_gigpo_on_the_household_task() -> None:
+    """The bundled model and task as their preset has them, in a smaller step."""
+    base = load_base("bundled:qwen3-household")
+    settings = {"task": "household", "algorithm": "gigpo", "max_prompt_length": 64, "max_completion_length": 4}
+    config = TrainConfig(**{**TINY, **settings})
+    local, records, difference = trained_by_both(
+        base, household_task(config), "mid:2", **settings, steps=1, micro_batch_size=64, learning_rate=3e-4
+    )
+    assert difference < 6e-6
+    assert records[0]["episode/length"] == local[0]["episode/length"] > 1
 
 
 def test_a_backward_pass_has_at_most_the_rows_that_were_asked_for() -> None:

@@ -138,6 +138,49 @@ def merge(delta: str, output: str, delta_only: bool, config_file: str | None, pr
     click.echo(f"{'delta' if delta_only else 'merged checkpoint'}: {output}")
 
 
+@cli.group(context_settings=SETTINGS)
+def export() -> None:
+    """Write a plan and its settings for another trainer.
+
+    Example: onelayer export verl --plan mid:5 --preset qwen3-1.7b-numinamath --output verl-mid5
+    """
+
+
+@export.command(context_settings=SETTINGS)
+@click.option("--plan", required=True, metavar="PLAN", help="what trains, as in onelayer plan")
+@config_options(TrainConfig)
+@click.option("--gpus", default=8, show_default=True, help="GPUs of a machine")
+@click.option("--train-files", default="train.parquet", show_default=True, help="training data in verl's format")
+@click.option("--val-files", default="test.parquet", show_default=True, help="validation data in verl's format")
+def verl(
+    plan: str,
+    gpus: int,
+    train_files: str,
+    val_files: str,
+    config_file: str | None,
+    preset: str | None,
+    **flags: Any,
+) -> None:
+    """Write a Hydra configuration for verl, and the hook that freezes its FSDP workers by the plan.
+
+    Example: onelayer export verl --plan mid:5 --preset qwen3-1.7b-numinamath --output verl-mid5
+    """
+    from onelayer.architectures import outline_model
+    from onelayer.engines.verl_export import export as export_verl
+    from onelayer.specs import spec_of
+
+    if flags["layers"] is not None:
+        raise UserError("export verl takes --plan in the place of --layers")
+    config = build_config(TrainConfig, {**flags, "layers": plan}, config_file, preset)
+    if config.output is None:
+        raise UserError("export verl needs --output: a new folder for job.yaml, run.sh and the hook")
+    base = outline_model(config)
+    spec = spec_of(base, plan, config.seed)
+    output = Path(config.output)
+    export_verl(config, base, spec, output, gpus=gpus, train_files=train_files, val_files=val_files)
+    click.echo(f"{len(spec.rates)} of {len(base.parts)} tensors train\nstart with: sh {output}/run.sh")
+
+
 @cli.command(context_settings=SETTINGS)
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...")
 @click.option("--output", default=None, metavar="DIR", help="folder for a report on several scans")
