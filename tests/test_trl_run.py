@@ -48,7 +48,7 @@ TINY: dict[str, Any] = {
 }
 
 
-def trained_by_both(base: BaseModel, task: Task, plan: str, **changes: Any) -> tuple[list[Any], list[Any], float]:
+def trained_by_both(base: BaseModel, task: Task, plan: str, /, **changes: Any) -> tuple[list[Any], list[Any], float]:
     """The records of both engines, and the largest difference between their deltas."""
     config = TrainConfig(**{**TINY, "layers": plan, **changes})
     splits = load_splits(base, task, config)
