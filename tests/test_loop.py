@@ -11,7 +11,7 @@ from rich.console import Console
 
 from onelayer.config import ScanConfig
 from onelayer.errors import RunStopped, UserError
-from onelayer.loop import Training, run_steps, train_step
+from onelayer.loop import Training, run_steps
 from onelayer.model import BaseModel
 from onelayer.prompts import drawn_prompts
 from onelayer.rollout import collect, evaluate
@@ -207,9 +207,13 @@ def test_a_learning_rate_that_blows_up_stops_the_run(base: BaseModel) -> None:
     config = config_of(learning_rate=1e30, max_grad_norm=0.0)
     training = training_of(base, config)
     arms = [create_arm(base, spec_of(base, "all", 0), config)]
-    with pytest.raises(RunStopped, match="not finite"):
-        for step in range(4):
-            train_step(training, arms, step)
+    records: list[Any] = []
+    with pytest.raises(RunStopped, match="not finite for 3 steps in a row, and those updates were skipped"):
+        run_steps(training, arms, start=0, stop=6, after_step=lambda step, results: records.append(results[0][1]))
+    assert [record["skipped_updates"] for record in records] == [0, 1, 1, 1]
+    assert [record["guard/non_finite"] for record in records] == [0, 1, 2, 3]
+    assert "loss" not in records[1] and "stopped" in records[3] and "stopped" not in records[2]
+    assert (arms[0].updates, arms[0].skipped) == (1, 3)
 
 
 class BadReward(DigitTask):

@@ -2,15 +2,19 @@
 
 import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from functools import partial
 
+import psutil
 import pytest
 
 from onelayer.environments.base import Info, StepResult
 from onelayer.environments.household import Household
 from onelayer.environments.workers import WorkerPool
+from onelayer.graders.pool import WorkerLost
+from onelayer.graders.pool import WorkerPool as GradingPool
 
 
 class Fragile:
@@ -101,6 +105,37 @@ def test_a_process_that_hangs_is_replaced(pool: WorkerPool) -> None:
     assert results[0][4]["error"] == "no answer within 3 s"
     assert results[1][0] == "game 2 step 1"
     assert pool.step({2: "go"})[2][0] == "game 3 step 1"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_something_else_ends_or_stops_costs_nothing(pool: WorkerPool, number: int) -> None:
+    pool.reset([1, 2, 3])
+    assert pool.step({0: "go", 1: "go"})[1][0] == "game 2 step 1"
+    pool.timeout = 3
+    (child,) = (c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline()))
+    child.send_signal(number)
+    results = pool.step({0: "go", 1: "go", 2: "go"})
+    assert [result[0] for result in results.values()] == ["game 1 step 2", "game 2 step 2", "game 3 step 1"]
+    assert pool.failures == []
+
+
+def test_what_a_grading_process_was_lost_over_is_tried_once_more() -> None:
+    asked: list[str] = []
+
+    class Worker:
+        def close(self) -> None:
+            asked.append("closed")
+
+    def work(worker: Worker, item: str) -> str:
+        asked.append(item)
+        if item == "deadly" or asked.count(item) == 1:
+            raise WorkerLost
+        return f"{item} graded"
+
+    pool = GradingPool(Worker, 1)
+    assert pool.map(work, ["unlucky", "deadly"], lost="lost") == ["unlucky graded", "lost"]
+    assert asked == ["unlucky", "closed", "unlucky", "deadly", "closed", "deadly", "closed"]
+    pool.close()
 
 
 def test_an_episode_that_cannot_start_says_so(pool: WorkerPool) -> None:

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from onelayer.config import BenchmarkConfig, Config, ScanConfig, TrainConfig
-from onelayer.evaluation import Results, evaluate_model
+from onelayer.evaluation import evaluate_model
 from onelayer.options import build_config
 from onelayer.profile import Profile
+from onelayer.results import Results
 from onelayer.scanning import scan as run_scan
 from onelayer.scanning import train as run_train
 

@@ -10,6 +10,8 @@ under an Adam step at a learning rate of 5e-6, and C(k) would compare number for
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -21,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from onelayer.errors import RunStopped, UserError
-from onelayer.files import atomic_path
+from onelayer.errors import GuardTripped, UserError
+from onelayer.files import atomic_path, flush, writing
 from onelayer.model import BaseModel, fingerprint
 
 
@@ -53,7 +55,7 @@ class OptimizerSettings:
         return self.learning_rate * shape[self.lr_scheduler_type]
 
 
-COUNTERS = ("updates", "num_tokens", "flat_steps", "cut_steps", "stopped", "effective", "first_gradient_norms")
+COUNTERS = ("updates", "num_tokens", "skipped", "guards", "warned", "stopped", "effective", "first_gradient_norms")
 
 
 @dataclass
@@ -75,10 +77,12 @@ class Arm:
     """Optimizer updates done so far."""
     num_tokens: int = 0
     """Prompt and completion tokens seen so far."""
-    flat_steps: int = 0
-    """Steps in a row without any variance of rewards inside a group."""
-    cut_steps: int = 0
-    """Steps in a row in which nearly every completion was cut off."""
+    skipped: int = 0
+    """Updates that were skipped because loss or gradient were not finite."""
+    guards: dict[str, int] = field(default_factory=dict)
+    """Guard -> steps in a row that crossed its threshold (see :mod:`onelayer.guards`)."""
+    warned: list[str] = field(default_factory=list)
+    """Guards that have warned: they do so once."""
     stopped: str | None = None
     """Why the arm trains no more, in a sentence; None while it does."""
     layer: int | None = None
@@ -144,17 +148,14 @@ class Arm:
         """Clip the collected gradients to ``max_grad_norm``, step AdamW, refresh the forward copies.
 
         Returns:
-            ``grad_norm`` before clipping and the base ``learning_rate`` of the update.
-
-        Raises:
-            RunStopped: a gradient that is not finite.
+            ``grad_norm`` before clipping and the base ``learning_rate`` of the update; nothing where the gradient is not
+            finite, and the update is skipped.
         """
         gradients = [master.grad for master in self.masters.values() if master.grad is not None]
         norm = torch.stack([gradient.norm() for gradient in gradients]).norm() if gradients else torch.zeros(())
         if not torch.isfinite(norm):
-            raise RunStopped(
-                f"arm {self.name}: the gradient of update {self.updates} is not finite; lower learning_rate"
-            )
+            self.skip_update()
+            return {}
         if self.updates == 0:
             self.first_gradient_norms = {n: float(m.grad.norm()) for n, m in self.masters.items() if m.grad is not None}
         if self.settings.max_grad_norm > 0:
@@ -175,6 +176,11 @@ class Arm:
         self.effective |= rate > 0 and bool(norm > 0)
         return {"grad_norm": float(norm), "learning_rate": rate}
 
+    def skip_update(self) -> None:
+        """Throw the collected gradients away, and count that."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.skipped += 1
+
     def reached(self) -> list[str]:
         """The tensors for which an update with a non-zero rate and gradient has been made."""
         return list(self.rates) if self.effective else []
@@ -184,25 +190,27 @@ class Arm:
         """After an update with a non-zero rate and gradient every chosen tensor differs from the base's.
 
         Raises:
-            RunStopped: a chosen tensor is still where it started, the silent failure this project exists to prevent.
+            GuardTripped: a chosen tensor is still where it started, the silent failure this project exists to prevent.
         """
         names, delta = self.reached(), self.delta()
         still = [
             name for name in names if torch.equal(delta[name], base.tensor(name).to(delta[name].device, torch.float32))
         ]
         if still:
-            raise RunStopped(
+            raise GuardTripped(
+                "not_moved",
                 f"arm {self.name}: {len(still)} of {len(names)} trained tensors did not move in "
-                f"{self.updates} updates, the first is {still[0]}"
+                f"{self.updates} updates, the first is {still[0]}",
             )
 
     @torch.no_grad()
     def change_norms(self, base: BaseModel) -> dict[str, float]:
-        """Euclidean norm of each tensor's change against the base."""
-        return {
+        """Euclidean norm of each tensor's change against the base; tensors that are no longer finite have none."""
+        norms = {
             name: float((tensor - base.tensor(name).to(tensor.device, torch.float32)).norm())
             for name, tensor in self.delta().items()
         }
+        return {name: norm for name, norm in norms.items() if math.isfinite(norm)}
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a continued run needs, as tensors: masters, Adam's moments and step counts."""
@@ -331,17 +339,27 @@ def merge(delta: Mapping[str, Tensor], base: BaseModel, output: Path) -> None:
 
     Raises:
         UserError: the output folder exists and is not empty.
+        WriteFailed: the disk refused it.
     """
     empty_folder(output)
+    # In a folder of another name until it is whole: a killed command leaves no half of a checkpoint that looks like one.
+    unfinished = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     own = {name: base.tensor(name).detach().clone() for name in delta}
     weights = as_weights(delta, base)
     try:
         with torch.no_grad():
             for name, weight in weights.items():
                 base.tensor(name).copy_(weight)
-        base.module.save_pretrained(output)  # type: ignore[operator]
-        base.tokenizer.save_pretrained(output)
+        with writing(output):
+            unfinished.mkdir(parents=True)
+            base.module.save_pretrained(unfinished)  # type: ignore[operator]
+            base.tokenizer.save_pretrained(unfinished)
+            for file in unfinished.iterdir():
+                flush(file)
+            unfinished.replace(output)
+            flush(output.parent)
     finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
         with torch.no_grad():
             for name, tensor in own.items():
                 base.tensor(name).copy_(tensor)
@@ -369,7 +387,7 @@ class FrozenCheck:
         """Compare.
 
         Raises:
-            RunStopped: a frozen tensor has moved.
+            GuardTripped: a frozen tensor has moved.
         """
         if moved := self._bits.changed():
-            raise RunStopped(f"{len(moved)} frozen tensors of the base have moved, the first is {moved[0]}")
+            raise GuardTripped("frozen", f"{len(moved)} frozen tensors of the base have moved, the first is {moved[0]}")

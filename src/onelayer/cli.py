@@ -13,7 +13,10 @@ from rich.console import Console
 from onelayer import __version__
 from onelayer.config import BenchmarkConfig, ModelConfig, ScanConfig, TrainConfig
 from onelayer.errors import RunStopped, UserError
+from onelayer.files import why
 from onelayer.graders.math_text import RULES, Rule
+from onelayer.interrupt import interrupts
+from onelayer.lock import locked
 from onelayer.options import build_config, config_options
 
 # Underscores and hyphens in option names are the same, since the field writes learning_rate and shells --learning-rate.
@@ -263,8 +266,10 @@ def stitch(folder: str, layers: str) -> None:
     from onelayer.combine import stitch as stitch_deltas
     from onelayer.judge import judge_scan
 
-    name, result = stitch_deltas(FinishedScan.open(Path(folder)), layers)
-    _, files = judge_scan(Path(folder))
+    scan = FinishedScan.open(Path(folder))
+    with locked(Path(folder)):
+        name, result = stitch_deltas(scan, layers)
+        _, files = judge_scan(Path(folder))
     low, high = result.excess_ci or (None, None)
     interval = "" if low is None else f" (95 % interval {low:+.4f} to {high:+.4f})"
     click.echo(
@@ -376,7 +381,8 @@ def main() -> None:
     logger.handlers = [_Announcements(logging.INFO)]
     logger.setLevel(logging.INFO)
     try:
-        cli(standalone_mode=False)
+        with interrupts:
+            cli(standalone_mode=False)
     except UserError as error:
         _fail(str(error), 2)
     except click.ClickException as error:
@@ -385,10 +391,19 @@ def main() -> None:
         _fail(str(error), 1)
     except Paused as note:
         click.echo(str(note))
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        _fail("interrupted; a run continues from its last checkpoint with --resume", 1)
+    except (KeyboardInterrupt, click.exceptions.Abort) as error:
+        # click raises its own exception from the one that says which signal it was.
+        _fail(f"{str(error.__cause__ or error) or 'interrupted'}; a run continues from its last state with --resume", 1)
+    except MemoryError:
+        _fail("out of memory; a run continues from its last state with --resume, on a machine with more of it", 1)
+    except OSError as error:
+        # What is read and written has its own sentences; here is what anything else of the system refused.
+        where = f"'{error.filename}': " if error.filename else ""
+        _fail(f"{where}{why(error)}", 1)
 
 
 def _fail(sentence: str, code: int) -> None:
-    click.echo(f"error: {sentence}", err=True)
+    # Names and data come from anywhere: what steers a terminal is shown, not obeyed.
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
+    click.echo(f"error: {shown}", err=True)
     sys.exit(code)

@@ -77,7 +77,18 @@ class TaskConfig(Config):
     env_timeout: float = Field(60.0, gt=0, description="seconds after which such an environment counts as hanging")
 
 
-class EvalConfig(Config):
+class RewardConfig(Config):
+    """How patient a run is with its reward."""
+
+    reward_timeout: float = Field(
+        3600.0, ge=0, description="seconds after which a reward that has not returned ends the run; 0 waits for ever"
+    )
+    reward_retries: int = Field(
+        2, ge=0, description="tries after the first when a reward fails as networks and files do (OSError)"
+    )
+
+
+class EvalConfig(RewardConfig):
     """How a policy is scored."""
 
     max_completion_length: int = Field(1024, ge=1, description="tokens after which a completion is cut")
@@ -174,7 +185,29 @@ class TrainConfig(EvalConfig, TaskConfig, ModelConfig):
 
     eval_steps: int = Field(0, ge=0, description="score the selection problems every so many steps; 0 never")
     save_steps: int = Field(50, ge=1, description="write a checkpoint every so many steps")
-    stop_after: int = Field(20, ge=1, description="stop an arm after so many steps with nothing to learn from")
+    save_total_limit: int = Field(
+        2, ge=1, description="checkpoints that are kept of a set of arms: the newest, and those before it"
+    )
+    grace_seconds: float = Field(
+        20.0, ge=0, description="seconds that a step may still take after Ctrl-C or SIGTERM; 0 stops at once"
+    )
+    stop_after: int = Field(20, ge=1, description="stop an arm when a guard has tripped for so many steps in a row")
+    max_skipped_steps: int = Field(
+        3, ge=1, description="guard: stop an arm after so many steps in a row with an update that was not finite"
+    )
+    max_kl: float = Field(
+        10.0, ge=0, description="guard: most nats a token from the base (with beta > 0); 0 is no limit"
+    )
+    min_entropy: float = Field(1e-4, ge=0, description="guard: least nats a token; 0 is no limit")
+    max_zero_std: float = Field(
+        1.0, gt=0, description="guard: share of prompts whose completions all got one reward; over 1 is no limit"
+    )
+    max_clipped_ratio: float = Field(
+        0.95, ge=0, le=1, description="guard: share of completions that were cut off; 1 is no limit"
+    )
+    max_reward_share: float = Field(
+        0.5, ge=0, le=1, description="guard: warn when the reward takes a larger share of the time; 1 is no limit"
+    )
     report_to: str = Field("none", description="also log to tensorboard, wandb, trackio (comma-separated)")
     stop_at: int = Field(0, ge=0, description="pause the run after this step; --resume goes on; 0 runs to the end")
 
@@ -273,7 +306,7 @@ class ScanConfig(TrainConfig):
         return value
 
 
-class BenchmarkConfig(ModelConfig):
+class BenchmarkConfig(RewardConfig, ModelConfig):
     """A model or a delta on benchmarks. Settings that are not given are each benchmark's own."""
 
     delta: str | None = Field(
@@ -297,6 +330,7 @@ class BenchmarkConfig(ModelConfig):
     eval_seed: int = Field(0, ge=0, description="seed of the sampling keys")
     max_rows: int = Field(512, ge=8, description="most rows in one forward pass of sampling")
     output: str | None = Field(None, description="folder for the results; by default a new one under runs/")
+    resume: bool = Field(False, description="continue in --output: benchmarks that are scored there are not again")
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:
@@ -304,6 +338,8 @@ class BenchmarkConfig(ModelConfig):
             raise ValueError("give --benchmarks or --harness")
         if not (self.model or self.delta):
             raise ValueError("give --model or --delta")
+        if self.resume and not self.output:
+            raise ValueError("--resume needs --output: the folder to continue in")
         return self
 
 

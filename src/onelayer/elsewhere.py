@@ -6,7 +6,7 @@ from pathlib import Path
 from onelayer.compare import Comparison, Curve, compare
 from onelayer.contribution import analyse
 from onelayer.errors import UserError
-from onelayer.files import write_json
+from onelayer.files import make_folder, write_json
 from onelayer.profile import Profile, build_profile
 from onelayer.recommend import recommend
 from onelayer.report.html import ReportFiles, write_report
@@ -62,7 +62,7 @@ def judge_csv(
         recommended=recommend(measured.scores, contribution),
         partial=len(measured.layers) < contribution.num_layers,
     )
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     write_json(output / "profile.json", profile.model_dump())
     return profile, write_report([output])
 

@@ -7,3 +7,11 @@ class UserError(Exception):
 
 class RunStopped(Exception):
     """A run cannot go on and says why in one sentence (exit code 1), e.g. rewards that never vary."""
+
+
+class GuardTripped(RunStopped):
+    """A guard ends the run; ``guard`` is its name, under which metrics.jsonl has it."""
+
+    def __init__(self, guard: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.guard = guard

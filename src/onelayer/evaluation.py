@@ -5,61 +5,37 @@ Written to the output folder: ``scores.parquet`` (every completion's reward, as 
 every benchmark the prompt, answer rule, number of samples and temperature they rest on).
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
 from onelayer.arm import as_weights, load_delta, read_delta_header
 from onelayer.config import BenchmarkConfig, EvalConfig
 from onelayer.errors import UserError
-from onelayer.estimates import BenchmarkEstimates, Estimate, category_averages, estimate_benchmark
-from onelayer.files import atomic_path, write_json
+from onelayer.estimates import Estimate, estimate_benchmark
+from onelayer.files import checksum, make_folder
 from onelayer.graders.grade import Grade, failure_sentence
 from onelayer.grading import cut_texts, grade_all
-from onelayer.harness import parse_tasks, run_harness
+from onelayer.harness import HarnessScores, HarnessTask, parse_tasks, run_harness
+from onelayer.lock import LOCK_FILE, locked
+from onelayer.memory import with_fewer_rows
 from onelayer.model import BaseModel
-from onelayer.prompts import encode_split
+from onelayer.patience import Patience
+from onelayer.prompts import EncodedSplit, encode_split
+from onelayer.results import Results, Scored
 from onelayer.rollout import Answers, answer
-from onelayer.scores import ArmScores, join_scores, write_scores
 from onelayer.setup import load_model, start_sandbox, versions
+from onelayer.source import source_digest
 from onelayer.tasks.base import Scoring
 from onelayer.tasks.benchmarks import Benchmark, get_benchmark
 from onelayer.tasks.training import BenchmarkTask, benchmark_problems, local_files
-
-ALL_CATEGORIES = {"Math", "Code", "Reasoning", "Language"}
-
-
-@dataclass
-class Results:
-    """What has been scored so far."""
-
-    scores: list[ArmScores] = field(default_factory=list)
-    completions: list[dict[str, Any]] = field(default_factory=list)
-    benchmarks: list[dict[str, Any]] = field(default_factory=list)
-    """Of each benchmark its settings and estimates, as in ``results.json``."""
-
-    def add(self, scores: ArmScores, settings: Mapping[str, Any]) -> BenchmarkEstimates:
-        """Add the completions of a benchmark."""
-        estimates = estimate_benchmark(scores)
-        self.scores.append(scores)
-        self.benchmarks.append({**settings, **asdict(estimates)})
-        return estimates
-
-    def averages(self) -> dict[str, float]:
-        """Mean over the benchmarks of each category; with all four of them also their mean, ``overall``."""
-        averages = {row["name"]: row["avg_at_k"]["value"] for row in self.benchmarks}
-        categories = category_averages(averages, {row["name"]: row["category"] for row in self.benchmarks})
-        if categories.keys() >= ALL_CATEGORIES:
-            categories["overall"] = float(np.mean([categories[name] for name in sorted(ALL_CATEGORIES)]))
-        return categories
 
 
 def evaluate_model(config: BenchmarkConfig, output: Path, console: Console) -> Results:
@@ -67,10 +43,14 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console) -> R
 
     Raises:
         UserError: the model, the delta, a benchmark, its data or the output folder is wrong.
-        RunStopped: a grader failed on completions.
+        RunStopped: a grader failed on completions, or the disk or the memory is full.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"output '{output}' already exists and is not an empty folder; give another one")
+    if config.resume and not output.is_dir():
+        raise UserError(f"output '{output}' holds no results that could be continued: there is no such folder")
+    if output.exists() and not config.resume and not _free(output):
+        raise UserError(
+            f"output '{output}' already exists and is not an empty folder; give another one, or add --resume"
+        )
     benchmarks = [get_benchmark(name.strip()) for name in config.benchmarks.split(",")] if config.benchmarks else []
     tasks = parse_tasks(config.harness) if config.harness else []
     names = [each.name for each in benchmarks] + [each.name for each in tasks]
@@ -84,48 +64,52 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console) -> R
         "revision": base.revision,
         "base_hash": base.hash,
         "delta": config.delta,
+        "delta_sha256": checksum(_delta_file(config.delta)) if config.delta else None,
         "plan": header.get("plan"),
         "versions": versions(),
+        "code": source_digest("evaluation.py", "harness.py"),
     }
-    results = Results()
-    table = _table(f"{config.delta} on {base.name}" if config.delta else base.name)
-    for benchmark in benchmarks:
-        estimates = _score(benchmark, files.get(benchmark.name), base, weights, config, results)
-        _add_row(table, benchmark.name, benchmark.category, estimates)
-        _write(output, what, results)
-    harness = (
-        run_harness(
-            base,
-            weights,
-            tasks,
-            chat=config.chat,
-            limit=config.limit,
-            batch_size=min(config.max_rows, 64),
-            include_path=config.harness_tasks,
-        )
-        if tasks
-        else []
-    )
-    for scored in harness:
-        settings = {**asdict(scored.task), "source": "lm-eval", "metric": scored.metric, "filter": scored.filter}
-        estimates = results.add(scored.scores, settings | {"chat": config.chat, "limit": config.limit})
-        _add_row(table, scored.task.name, scored.task.category, estimates)
-        _write(output, what, results)
-    console.print(table)
-    for scores in results.scores:
-        if sentence := failure_sentence(scores.reasons, len(scores.reward)):
-            console.print(f"[yellow]{scores.benchmark[0]}: {sentence}[/]", highlight=False)
+    results = Results(what, names)
+    # All problems are read before the first is answered: what is wrong with the last benchmark should not cost hours.
+    prepared = [_prepare(benchmark, files.get(benchmark.name), base, config) for benchmark in benchmarks]
+    with locked(make_folder(output)) as left_behind:
+        if config.resume:
+            results.continue_from(output)
+        for note in ([left_behind] if left_behind else []) + results.notes:
+            console.print(f"[yellow]{escape(note)}[/]", highlight=False)
+        for each in prepared:
+            if each.name in results.done:
+                results.check(each.name, each.settings)
+            else:
+                _score(each, base, weights, results, console)
+                results.write(output)
+        for scored in _harness(tasks, base, weights, config, results):
+            results.add(scored.task.name, scored.scores, _harness_settings(scored, config))
+            results.write(output)
+    console.print(_table(f"{config.delta} on {base.name}" if config.delta else base.name, results.scored))
+    for row in results.scored:
+        if sentence := failure_sentence(row.scores.reasons, len(row.scores.reward)):
+            console.print(f"[yellow]{row.entry['name']}: {sentence}[/]", highlight=False)
     for category, value in results.averages().items():
         console.print(f"{category}: {value:.4f}", highlight=False)
     console.print(f"\nresults: {output}", soft_wrap=True, highlight=False)
     return results
 
 
+def _free(output: Path) -> bool:
+    """Whether a folder holds nothing, or only the lock of a command that was killed."""
+    return output.is_dir() and {path.name for path in output.iterdir()} <= {LOCK_FILE}
+
+
+def _delta_file(delta: str) -> Path:
+    return Path(delta) / "delta.safetensors" if Path(delta).is_dir() else Path(delta)
+
+
 def _load(config: BenchmarkConfig) -> tuple[BaseModel, Mapping[str, Tensor], dict[str, Any]]:
     """The base, the tensors that it is to wear, and what the delta says of itself."""
     if config.delta is None:
         return load_model(config), {}, {}
-    path = Path(config.delta) / "delta.safetensors" if Path(config.delta).is_dir() else Path(config.delta)
+    path = _delta_file(config.delta)
     header = read_delta_header(path)
     if not config.model:
         config = config.model_copy(update={"model": header["base_model"], "revision": header["revision"]})
@@ -133,15 +117,23 @@ def _load(config: BenchmarkConfig) -> tuple[BaseModel, Mapping[str, Tensor], dic
     return base, as_weights(load_delta(path, base), base), header
 
 
-def _score(
-    benchmark: Benchmark,
-    file: str | None,
-    base: BaseModel,
-    weights: Mapping[str, Tensor],
-    config: BenchmarkConfig,
-    results: Results,
-) -> BenchmarkEstimates:
-    """Let the model answer a benchmark, grade the answers, and add both to the results."""
+@dataclass(frozen=True)
+class _Prepared:
+    """A benchmark with its problems as tokens."""
+
+    name: str
+    task: BenchmarkTask
+    data: EncodedSplit
+    sampling: EvalConfig
+    settings: Mapping[str, Any]
+
+
+def _prepare(benchmark: Benchmark, file: str | None, base: BaseModel, config: BenchmarkConfig) -> _Prepared:
+    """Read and encode a benchmark.
+
+    Raises:
+        UserError: its data cannot be used, or does not fit into the model's context.
+    """
     length = config.max_completion_length or benchmark.max_completion_length
     scoring = Scoring(
         benchmark.name,
@@ -162,22 +154,42 @@ def _score(
         eval_temperature=scoring.temperature,
         eval_seed=config.eval_seed,
         max_rows=config.max_rows,
+        reward_timeout=config.reward_timeout,
+        reward_retries=config.reward_retries,
     )
-    (answers,) = answer(base, task, data, [weights], sampling)[0]
-    texts = cut_texts(base, answers.problems, answers.completions)
-    grades = grade_all(task, answers.problems, texts)
-    results.completions += _completions(benchmark.name, answers, texts, grades)
-    scores = answers.scored(grades)
     settings = {
         **benchmark.settings(chat=config.chat, file=file),
         "temperature": scoring.temperature,
+        "eval_num_samples": scoring.num_samples,
         "max_completion_length": length,
         "seed": config.eval_seed,
         "limit": config.limit,
         "too_long": data.too_long,
-        "reasons": scores.reasons,
+        "data": data.hash,
     }
-    return results.add(scores, settings)
+    return _Prepared(benchmark.name, task, data, sampling, settings)
+
+
+def _score(
+    prepared: _Prepared, base: BaseModel, weights: Mapping[str, Tensor], results: Results, console: Console
+) -> None:
+    """Let the model answer a benchmark, grade the answers, and add both to the results."""
+    name, task = prepared.name, prepared.task
+    rows = [prepared.sampling.max_rows]
+
+    def say_fewer(cut: Mapping[str, int]) -> None:
+        rows.append(cut["max_rows"])
+        console.print(f"[yellow]{name}: out of memory; max_rows is now {rows[-1]}[/]", highlight=False)
+
+    def ask(sampling: EvalConfig) -> list[Answers]:
+        return answer(base, task, prepared.data, [weights], sampling)[0]
+
+    (answers,) = with_fewer_rows(ask, prepared.sampling, say_fewer)
+    texts = cut_texts(base, answers.problems, answers.completions)
+    grades = grade_all(task, answers.problems, texts, Patience.of(prepared.sampling))
+    scores = answers.scored(grades)
+    found = {"reasons": scores.reasons, "max_rows": rows[-1]}
+    results.add(name, scores, {**prepared.settings, **found}, _completions(name, answers, texts, grades))
 
 
 def _completions(
@@ -199,16 +211,39 @@ def _completions(
     ]
 
 
-def _write(output: Path, what: Mapping[str, Any], results: Results) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    with atomic_path(output / "scores.parquet") as temporary:
-        write_scores(temporary, join_scores(results.scores))
-    with atomic_path(output / "completions.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in results.completions))
-    write_json(output / "results.json", {**what, "categories": results.averages(), "benchmarks": results.benchmarks})
+def _harness(
+    tasks: Sequence[HarnessTask],
+    base: BaseModel,
+    weights: Mapping[str, Tensor],
+    config: BenchmarkConfig,
+    results: Results,
+) -> Sequence[HarnessScores]:
+    """The scores of the harness's tasks that are not done."""
+    for task in tasks:
+        if task.name in results.done:
+            now = {**asdict(task), "chat": config.chat, "limit": config.limit}
+            results.check(task.name, {**results.done[task.name].entry, **now})
+    waiting = [task for task in tasks if task.name not in results.done]
+    if not waiting:
+        return []
+    rows = min(config.max_rows, 64)
+    return run_harness(
+        base,
+        weights,
+        waiting,
+        chat=config.chat,
+        limit=config.limit,
+        batch_size=rows,
+        include_path=config.harness_tasks,
+    )
 
 
-def _table(title: str) -> Table:
+def _harness_settings(scored: HarnessScores, config: BenchmarkConfig) -> dict[str, Any]:
+    own = {**asdict(scored.task), "source": "lm-eval", "metric": scored.metric, "filter": scored.filter}
+    return own | {"chat": config.chat, "limit": config.limit}
+
+
+def _table(title: str, scored: Sequence[Scored]) -> Table:
     table = Table(
         title=title,
         title_justify="left",
@@ -221,21 +256,20 @@ def _table(title: str) -> Table:
     )
     for column in ("benchmark", "category", "n", "k", "avg@k", "pass@k", "cut off", "tokens"):
         table.add_column(column, justify="left" if column in ("benchmark", "category") else "right", no_wrap=True)
+    for each in scored:
+        estimates = estimate_benchmark(each.scores)
+        k = estimates.num_samples
+        table.add_row(
+            str(each.entry["name"]),
+            str(each.entry["category"]),
+            f"{estimates.problems:,}",
+            str(k),
+            _with_error(estimates.avg_at_k),
+            _with_error(estimates.pass_at[k]),
+            _with_error(estimates.truncation_rate),
+            f"{estimates.mean_length.value:.0f}",
+        )
     return table
-
-
-def _add_row(table: Table, name: str, category: str, estimates: BenchmarkEstimates) -> None:
-    k = estimates.num_samples
-    table.add_row(
-        name,
-        category,
-        f"{estimates.problems:,}",
-        str(k),
-        _with_error(estimates.avg_at_k),
-        _with_error(estimates.pass_at[k]),
-        _with_error(estimates.truncation_rate),
-        f"{estimates.mean_length.value:.0f}",
-    )
 
 
 def _with_error(estimate: Estimate) -> str:

@@ -1,24 +1,35 @@
-"""A run's folder: the manifest, the arms' files, and the checkpoint of the set of arms that is training.
+"""A run's folder: the manifest, the arms' files, and the checkpoints of the sets of arms that are training.
 
 ``manifest.json`` is written before the first step and pins everything that changes a floating-point result. A run that
-continues has to match it. A set of arms commits all its deltas, optimizers, counters and log offsets by one rename.
+continues has to match it. It and every ``arm.json`` carry checksums, so that a damaged file is noticed, never used.
 """
 
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from onelayer.arm import Arm
+from onelayer.checkpoints import Checkpoints
 from onelayer.config import TrainConfig
 from onelayer.errors import UserError
-from onelayer.files import atomic_path, write_json, write_text
+from onelayer.files import (
+    atomic_path,
+    checksum,
+    make_folder,
+    read_sealed,
+    remove_leftovers,
+    why,
+    write_json,
+    write_sealed,
+    write_text,
+    writing,
+)
+from onelayer.lock import LOCK_FILE
 from onelayer.loop import Record
 from onelayer.model import BaseModel
 from onelayer.specs import ArmSpec
@@ -27,9 +38,17 @@ from onelayer.tracking import append_records
 NO_EFFECT_ON_ARMS = (
     *("output", "resume", "report_to", "stop_at", "save_steps", "arms_per_set", "env_workers", "require_sandbox"),
     *("engine", "engine_options", "num_processes", "mix_engines"),
+    *("save_total_limit", "grace_seconds", "reward_timeout", "reward_retries", "max_reward_share"),
     *("layers", "strategies", "strategy_k", "pairs", "leave_one_out", "lr_check", "sublayers", "baselines", "also"),
 )
 """Options that say where, when and which arms, but change no result of an arm: a run may continue with others."""
+
+
+MANIFEST, MANIFEST_BEFORE = "manifest.json", "manifest.before.json"
+ONLY_NOTED = ("hardware",)
+"""Keys of the manifest that a continued run may have otherwise; it is told."""
+KEPT_BY_CHECKSUM = ("delta.safetensors", "scores.parquet")
+SHOWN_DIFFERENCES = 8
 
 
 @dataclass
@@ -38,46 +57,95 @@ class RunFolder:
 
     path: Path
     manifest: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    """What was found out of order and put right, in sentences."""
 
     @classmethod
-    def create(cls, path: Path, manifest: Mapping[str, Any], config: TrainConfig) -> "RunFolder":
-        """Make a new folder.
+    def prepare(cls, path: Path) -> None:
+        """Make the folder of a new run, so that it can be locked.
 
         Raises:
             UserError: the folder already holds a run or other files, or cannot be made.
         """
-        if (path / "manifest.json").exists():
+        if (path / MANIFEST).exists():
             raise UserError(f"output '{path}' already holds a run; add --resume to continue it, or give another folder")
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not cls._empty(path):
             raise UserError(f"output '{path}' already exists and is not an empty folder; give another one")
-        try:
-            (path / "arms").mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"output '{path}' cannot be made: {error.strerror}") from error
-        folder = cls(path, {**manifest, "arms": {}, "sets": []})
+        make_folder(path)
+
+    @staticmethod
+    def _empty(path: Path) -> bool:
+        """Whether a folder holds nothing, or only what a run leaves that was killed before its manifest was there."""
+        if not path.is_dir():
+            return False
+        found = {entry.name for entry in path.iterdir() if not entry.name.endswith(".tmp")}
+        begun = LOCK_FILE in found and found <= {LOCK_FILE, "arms", "config.yaml"}
+        return not found or (begun and not ((path / "arms").is_dir() and any((path / "arms").iterdir())))
+
+    @classmethod
+    def create(cls, path: Path, manifest: Mapping[str, Any], config: TrainConfig) -> "RunFolder":
+        """Write the first files of a run into a folder that is prepared and locked.
+
+        Raises:
+            WriteFailed: the disk refused it.
+        """
+        make_folder(path / "arms")
+        remove_leftovers(path)
+        folder = cls(path, {**manifest, "arms": {}, "sets": [], "cuts": []})
         folder._write_config(config)
-        write_json(path / "manifest.json", folder.manifest)
+        folder._write_manifest()
         return folder
 
     @classmethod
     def resume(cls, path: Path, manifest: Mapping[str, Any], config: TrainConfig) -> "RunFolder":
-        """Open the folder of a run to continue it.
+        """Open the folder of a run, locked, to continue it; begin the run if it was killed before it began.
 
         Raises:
-            UserError: no run there, or one with another manifest, with the first differences.
+            UserError: no run there, one with another manifest, with the differences, or one with damaged files.
         """
-        try:
-            found = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise UserError(f"output '{path}' holds no run that could be resumed: {error}") from error
+        if not (path / MANIFEST).exists() and cls._empty(path):
+            return cls.create(path, manifest, config)
+        found, notes = cls._read_manifest(path)
         was, now = _flat({key: found.get(key) for key in manifest}), _flat(manifest)
         differing = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
-        if differing:
-            shown = "; ".join(f"{key} was {was.get(key)!r}, now {now.get(key)!r}" for key in differing[:3])
-            raise UserError(f"output '{path}' cannot be resumed, {len(differing)} settings differ: {shown}")
-        folder = cls(path, found)
+        if refused := [key for key in differing if key.partition(".")[0] not in ONLY_NOTED]:
+            shown = "; ".join(_difference(key, was, now) for key in refused[:SHOWN_DIFFERENCES])
+            more = f"; and {len(refused) - SHOWN_DIFFERENCES} more" if len(refused) > SHOWN_DIFFERENCES else ""
+            raise UserError(f"output '{path}' cannot be resumed, {len(refused)} settings differ: {shown}{more}")
+        notes += [f"{_difference(key, was, now)}: the last bits of what follows may differ" for key in differing]
+        folder = cls(path, found, notes)
+        remove_leftovers(path)
+        for name in folder.manifest["arms"]:
+            folder._check_arm(name)
+        folder._check_arm("base")
+        for number, names in enumerate(folder.manifest["sets"]):
+            if all(folder.finished(name) for name in names):
+                folder.checkpoints(number, config.save_total_limit).drop()
         folder._write_config(config)
         return folder
+
+    @classmethod
+    def _read_manifest(cls, path: Path) -> tuple[dict[str, Any], list[str]]:
+        """The manifest, or the one before it where it is damaged, and a sentence about that."""
+        try:
+            return read_sealed(path / MANIFEST), []
+        except FileNotFoundError as error:
+            raise UserError(f"output '{path}' holds no run that could be resumed: it has no {MANIFEST}") from error
+        except OSError as error:
+            raise UserError(f"'{path / MANIFEST}' cannot be read: {why(error)}") from error
+        except ValueError as error:
+            try:
+                before = read_sealed(path / MANIFEST_BEFORE)
+            except (OSError, ValueError):
+                raise UserError(f"'{path / MANIFEST}' is damaged ({error}), so the run cannot be resumed") from error
+            return before, [f"{MANIFEST} is damaged ({error}); the one before it is used"]
+
+    def _write_manifest(self) -> None:
+        path = self.path / MANIFEST
+        if path.exists():
+            with atomic_path(self.path / MANIFEST_BEFORE) as temporary:
+                shutil.copyfile(path, temporary)
+        write_sealed(path, self.manifest)
 
     def add_sets(self, sets: Sequence[Sequence[str]], specs: Sequence[ArmSpec]) -> None:
         """Pin in the manifest which arms advance side by side, before their first step."""
@@ -86,37 +154,85 @@ class RunFolder:
         plans = {spec.name: f"{spec.plan} (seed {spec.seed})" for spec in specs}
         self.manifest["arms"] |= {name: plans[name] for names in sets for name in names}
         self.manifest["sets"] += [list(names) for names in sets]
-        write_json(self.path / "manifest.json", self.manifest)
+        self._write_manifest()
+
+    def pin_cut(self, place: int | str, step: int, cut: Mapping[str, int]) -> None:
+        """Pin that from a step of a set on (or for scoring the base) a batch has fewer rows than was configured."""
+        self.manifest["cuts"].append({"set": place, "step": step, **cut})
+        self._write_manifest()
+
+    def cuts(self, place: int | str, config: TrainConfig, step: int) -> TrainConfig:
+        """The configuration as it is for a step of a set: with the rows that memory allowed."""
+        pinned = [cut for cut in self.manifest["cuts"] if cut["set"] == place and cut["step"] <= step]
+        rows = {key: value for cut in pinned for key, value in cut.items() if key not in ("set", "step")}
+        return config.model_copy(update=rows)
+
+    def cut_steps(self, place: int) -> list[int]:
+        """The steps of a set from which on it has other cuts, ascending."""
+        return sorted({cut["step"] for cut in self.manifest["cuts"] if cut["set"] == place})
 
     def _write_config(self, config: TrainConfig) -> None:
         settings = {k: v for k, v in config.model_dump().items() if k not in ("resume", "stop_at")}
         write_text(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
 
     def arm(self, name: str) -> Path:
-        """The folder of an arm, made when it is missing."""
-        folder = self.path / "arms" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        """The folder of an arm, made when it is missing.
+
+        Raises:
+            UserError: it would be outside of the run's folder, or cannot be made.
+        """
+        arms = self.path / "arms"
+        folder = arms / name
+        if Path(name).name != name or folder.is_symlink() or arms.is_symlink():
+            raise UserError(f"'{folder}' leads out of the run's folder '{self.path}'")
+        return make_folder(folder)
 
     def finished(self, name: str) -> bool:
         """Whether an arm is done: its ``arm.json`` is written last."""
         return (self.path / "arms" / name / "arm.json").is_file()
 
     def read_arm(self, name: str) -> dict[str, Any]:
-        """The ``arm.json`` of a finished arm."""
-        record: dict[str, Any] = json.loads((self.arm(name) / "arm.json").read_text(encoding="utf-8"))
+        """The ``arm.json`` of a finished arm.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        path = self.arm(name) / "arm.json"
+        try:
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"'{path}' is damaged ({error}); remove the folder to train its arm again") from error
         return record
 
     def copy_arm(self, name: str, new_name: str) -> None:
         """Copy an arm's files under another name, all but the ``arm.json`` that would make it done."""
         for path in self.arm(name).iterdir():
             if path.name != "arm.json":
-                shutil.copyfile(path, self.arm(new_name) / path.name)
+                with atomic_path(self.arm(new_name) / path.name) as temporary:
+                    shutil.copyfile(path, temporary)
 
     def write_arm(self, name: str, record: Mapping[str, Any], base: BaseModel) -> None:
-        """Write an arm's ``arm.json``: the last of its files, so that the arm is done."""
+        """Write an arm's ``arm.json``: the last of its files, so that the arm is done. It has the others' checksums."""
         identity = {"base_model": base.name, "revision": base.revision, "base_hash": base.hash}
-        write_json(self.arm(name) / "arm.json", {**record, "name": name, **identity})
+        folder = self.arm(name)
+        sums = {file: checksum(folder / file) for file in KEPT_BY_CHECKSUM if (folder / file).exists()}
+        write_json(folder / "arm.json", {**record, "name": name, **identity, "sha256": sums})
+
+    def _check_arm(self, name: str) -> None:
+        """Compare the files of a finished arm with their checksums.
+
+        Raises:
+            UserError: a file is damaged or missing.
+        """
+        if not self.finished(name):
+            return
+        folder = self.arm(name)
+        for file, expected in self.read_arm(name).get("sha256", {}).items():
+            if not (folder / file).is_file() or checksum(folder / file) != expected:
+                raise UserError(
+                    f"'{folder / file}' is not what was written there (its checksum differs from the one in arm.json); "
+                    f"remove '{folder}' to train the arm again"
+                )
 
     def read_records(self, name: str) -> list[Record]:
         """The metrics that an arm has logged so far."""
@@ -124,61 +240,16 @@ class RunFolder:
 
     def write_record(self, arm: Arm, record: Record) -> None:
         """Append a step's metrics to the arm's ``metrics.jsonl``."""
-        append_records(self.arm(arm.name) / "metrics.jsonl", [record])
+        with writing(self._log(arm.name)):
+            append_records(self._log(arm.name), [record])
 
-    def save_checkpoint(self, number: int, arms: Sequence[Arm], next_step: int) -> None:
-        """Commit the state of the arms of set ``number``, all or nothing."""
-        tensors = {f"{arm.name}/{key}": tensor.cpu() for arm in arms for key, tensor in arm.state().items()}
-        state = {
-            "next_step": next_step,
-            "arms": {arm.name: arm.counters() for arm in arms},
-            "log_bytes": {arm.name: self._log(arm.name).stat().st_size for arm in arms},
-        }
-        with atomic_path(self._checkpoint(number)) as temporary:
-            save_file(tensors, temporary, metadata={"state": json.dumps(state)})
-
-    def load_checkpoint(self, number: int, arms: Sequence[Arm]) -> int:
-        """Put a set of arms into its last committed state, cut its logs to it, and return the step to go on with.
-
-        Raises:
-            UserError: the checkpoint is damaged.
-        """
-        path = self._checkpoint(number)
-        if not path.exists():
-            for arm in arms:
-                self._log(arm.name).unlink(missing_ok=True)
-            return 0
-        try:
-            with safe_open(path, framework="pt") as file:
-                state = json.loads(file.metadata()["state"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise UserError(f"checkpoint '{path}' is damaged: {error}; delete it to train its arms anew") from error
-        for arm in arms:
-            prefix = f"{arm.name}/"
-            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            arm.load_state(own, state["arms"][arm.name])
-            with self._log(arm.name).open("rb+") as log:
-                log.truncate(state["log_bytes"][arm.name])
-        return int(state["next_step"])
-
-    def drop_checkpoint(self, number: int) -> None:
-        """Remove the checkpoint of a finished set."""
-        self._checkpoint(number).unlink(missing_ok=True)
-        if self._state.is_dir() and not any(self._state.iterdir()):
-            self._state.rmdir()
+    def checkpoints(self, number: int, keep: int) -> Checkpoints:
+        """The states of set ``number`` while it trains, of which ``keep`` are kept."""
+        return Checkpoints(self.path / "state" / f"set-{number:03d}", self._log, keep)
 
     def discard(self) -> None:
         """Remove the folder of a run that never got to its first step."""
-        shutil.rmtree(self.path)
-
-    @property
-    def _state(self) -> Path:
-        return self.path / "state"
-
-    def _checkpoint(self, number: int) -> Path:
-        self._state.mkdir(exist_ok=True)
-        return self._state / f"set-{number:03d}.safetensors"
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def _log(self, name: str) -> Path:
         return self.arm(name) / "metrics.jsonl"
@@ -192,3 +263,13 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = item
     return flat
+
+
+def _difference(key: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    return f"{key} was {_short(was.get(key))}, now {_short(now.get(key))}"
+
+
+def _short(value: Any) -> str:
+    """A value for a sentence; the first digits of a hash tell it apart."""
+    is_hash = isinstance(value, str) and len(value) == 64
+    return repr(value[:12] + "..." if is_hash else value)

@@ -11,6 +11,7 @@ from torch import Tensor
 from onelayer.errors import RunStopped, UserError
 from onelayer.graders.grade import FAILURES, Grade
 from onelayer.model import BaseModel
+from onelayer.patience import Patience
 from onelayer.sample import Completions, before_stop
 from onelayer.tasks.base import Problem, Task
 
@@ -21,11 +22,14 @@ def cut_texts(base: BaseModel, problems: Sequence[Problem], completions: Complet
     return [before_stop(text, problem.stop) for problem, text in zip(problems, texts, strict=True)]
 
 
-def grade_texts(task: Task, problems: Sequence[Problem], texts: Sequence[str]) -> list[Grade]:
+def grade_texts(
+    task: Task, problems: Sequence[Problem], texts: Sequence[str], patience: Patience | None = None
+) -> list[Grade]:
     """The task's verdict on each completion: of its grader, or of its reward, which gives no reasons.
 
     Raises:
         UserError: the reward function raises, or returns the wrong number of rewards or something that is no number.
+        GuardTripped: it does not return in time.
     """
     replies: list[Any] = [
         text if isinstance(problem.prompt, str) else [{"role": "assistant", "content": text}]
@@ -35,8 +39,10 @@ def grade_texts(task: Task, problems: Sequence[Problem], texts: Sequence[str]) -
     columns = {name: [problem.columns.get(name) for problem in problems] for name in sorted(names)}
     judge = getattr(task, "grade", None) or task.reward
     try:
-        verdicts: Any = judge(prompts=[problem.prompt for problem in problems], completions=replies, **columns)
-    except UserError:
+        verdicts: Any = (patience or Patience()).call(
+            task.name, lambda: judge(prompts=[problem.prompt for problem in problems], completions=replies, **columns)
+        )
+    except (UserError, RunStopped):
         raise
     except Exception as error:  # a user's function may raise anything
         raise UserError(f"the reward of task '{task.name}' raised {type(error).__name__}: {error}") from error
@@ -54,7 +60,9 @@ def grade_texts(task: Task, problems: Sequence[Problem], texts: Sequence[str]) -
     return grades
 
 
-def grade_all(task: Task, problems: Sequence[Problem], texts: Sequence[str]) -> list[Grade]:
+def grade_all(
+    task: Task, problems: Sequence[Problem], texts: Sequence[str], patience: Patience | None = None
+) -> list[Grade]:
     """The task's verdicts where every completion needs one, as in evaluation.
 
     What a grader's deadline for a whole batch left out is graded again, as long as that grades any of it.
@@ -63,9 +71,9 @@ def grade_all(task: Task, problems: Sequence[Problem], texts: Sequence[str]) -> 
         UserError: as :func:`grade_texts`, or a reward that is None.
         RunStopped: a grader that gives no reward.
     """
-    grades = grade_texts(task, problems, texts)
+    grades = grade_texts(task, problems, texts, patience)
     while left := [i for i, grade in enumerate(grades) if grade.reason == "not_graded"]:
-        again = grade_texts(task, [problems[i] for i in left], [texts[i] for i in left])
+        again = grade_texts(task, [problems[i] for i in left], [texts[i] for i in left], patience)
         for i, grade in zip(left, again, strict=True):
             grades[i] = grade
         if all(grade.reason == "not_graded" for grade in again):

@@ -54,7 +54,7 @@ class LisaArm(Arm):
         """Clip and step as every arm does, and remember which layers were active."""
         active = self.active_layers
         metrics = super().update()
-        if metrics["learning_rate"] > 0 and metrics["grad_norm"] > 0:
+        if metrics and metrics["learning_rate"] > 0 and metrics["grad_norm"] > 0:
             self.reached_layers = sorted({*self.reached_layers, *active})
         return metrics
 

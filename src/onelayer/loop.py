@@ -4,14 +4,17 @@ A step is a function of (manifest, step, deltas, optimizers) and gives (deltas, 
 run is a set of one. What an arm becomes does not depend on who else is in its set.
 """
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from onelayer.arm import Arm, FrozenCheck
 from onelayer.config import TrainConfig
 from onelayer.errors import RunStopped
+from onelayer.guards import watch
+from onelayer.memory import noticing
 from onelayer.model import BaseModel
 from onelayer.prompts import EncodedSplit, drawn_prompts
 from onelayer.rollout import collect, evaluate
@@ -19,8 +22,6 @@ from onelayer.tasks.base import Task
 from onelayer.update import update
 
 Record = dict[str, Any]
-NEARLY_ALL = 0.95
-"""A step with more completions cut off than this teaches mostly how the limit cuts."""
 
 
 @dataclass
@@ -41,6 +42,12 @@ class Training:
     def __post_init__(self) -> None:
         self.frozen = FrozenCheck(self.base)
 
+    def with_config(self, config: TrainConfig) -> "Training":
+        """The same with other cuts of its batches."""
+        other = copy.copy(self)
+        other.config = config
+        return other
+
     def width(self, step: int) -> int:
         """Pad width of a step's prompts, in tokens: pinned, because it changes the last bits of what is computed."""
         batch = self.config.train_batch_size
@@ -55,30 +62,34 @@ def train_step(training: Training, arms: Sequence[Arm], step: int) -> list[Recor
     """Advance every arm that is not stopped by one step: one record of metrics per arm, in order.
 
     Raises:
-        RunStopped: a loss or gradient that is not finite, or tensors that do not move as they should.
+        GuardTripped: tensors that do not move as they should, or a reward that fails.
+        OutOfMemory: a batch had too many rows; the arms may be anywhere between two steps.
     """
     config = training.config
     active = [arm for arm in arms if arm.stopped is None]
     started = time.perf_counter()
-    batches = collect(training.base, training.task, training.train, active, step, training.width(step), config)
+    with noticing("max_rows"):
+        batches = collect(training.base, training.task, training.train, active, step, training.width(step), config)
     shared = (time.perf_counter() - started) / len(active)
     records = []
     for arm, (batch, metrics) in zip(active, batches, strict=True):
         started = time.perf_counter()
         first = arm.updates == 0
-        learned = update(training.base, arm, batch, config)
+        with noticing("micro_batch_size"):
+            learned = update(training.base, arm, batch, config)
         if first:
             arm.check_moved(training.base)
             training.frozen()
         arm.num_tokens += batch.num_tokens
         record: Record = {"step": step, **metrics, **learned, "num_tokens": arm.num_tokens}
-        watch(arm, record, config)
-        if arm.stopped:
-            record["stopped"] = arm.stopped
         record["seconds"] = shared + time.perf_counter() - started
+        record["reward_share"] = record.get("reward_seconds", 0.0) / record["seconds"]
+        watch(arm, record, config)
         records.append(record)
     if step + 1 in training.rungs or (config.eval_steps and (step + 1) % config.eval_steps == 0):
-        scores = evaluate(training.base, training.task, training.selection, [arm.weights for arm in active], config)
+        policies = [arm.weights for arm in active]
+        with noticing("max_rows"):
+            scores = evaluate(training.base, training.task, training.selection, policies, config)
         for record, arm_scores in zip(records, scores, strict=True):
             record["eval/score"] = arm_scores.score
     return records
@@ -104,30 +115,3 @@ def run_steps(
         if not active:
             raise RunStopped(f"training stopped at step {step}: {arms[0].stopped}")
         after_step(step, list(zip(active, train_step(training, arms, step), strict=True)))
-
-
-class Watchable(Protocol):
-    """What is counted of an arm to see that it has nothing to learn from."""
-
-    name: str
-    flat_steps: int
-    cut_steps: int
-    stopped: str | None
-
-
-def watch(arm: Watchable, record: Record, config: TrainConfig) -> None:
-    """Stop an arm that had nothing to learn from for ``stop_after`` steps in a row, and say why."""
-    flat = record["frac_reward_zero_std"] == 1.0
-    cut = record["completions/clipped_ratio"] > NEARLY_ALL
-    arm.flat_steps = arm.flat_steps + 1 if flat else 0
-    arm.cut_steps = arm.cut_steps + 1 if cut else 0
-    if arm.flat_steps >= config.stop_after:
-        arm.stopped = (
-            f"arm {arm.name}: all completions of a prompt got the same reward for {config.stop_after} steps "
-            f"(mean reward {record['reward']:.3g}), so there is nothing to learn from"
-        )
-    elif arm.cut_steps >= config.stop_after:
-        arm.stopped = (
-            f"arm {arm.name}: over {NEARLY_ALL:.0%} of the completions were cut off at {config.max_completion_length} "
-            f"tokens for {config.stop_after} steps; raise max_completion_length"
-        )

@@ -7,7 +7,6 @@ judging on the same problems would report the winner's luck as its merit. ``rank
 test scores.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from onelayer.contribution import Additivity, ArmContribution, Contribution, Verdict
 from onelayer.errors import UserError
+from onelayer.files import write_json
 from onelayer.recommend import Recommendation
 from onelayer.scores import MeasuredScores
 
@@ -115,7 +115,7 @@ class Profile(_Record):
 
     def save(self, path: Path) -> None:
         """Write ``profile.json``."""
-        path.write_text(json.dumps(self.model_dump(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(path, self.model_dump())
 
     @classmethod
     def load(cls, path: Path | str) -> "Profile":

@@ -1,6 +1,7 @@
 """From prompts to a training batch: completions, rewards, advantages. Also from prompts to scores, for evaluation."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from onelayer.config import EvalConfig, TrainConfig
 from onelayer.graders.grade import Grade
 from onelayer.grading import cut_texts, failure_shares, grade_all, grade_texts, rewards_of
 from onelayer.model import BaseModel
+from onelayer.patience import Patience
 from onelayer.prompts import EncodedSplit, drawn_prompts, drawn_samples
 from onelayer.sample import Completions, Key, Row, Sampling, sample_policies
 from onelayer.scores import ArmScores, join_scores
@@ -54,8 +56,11 @@ def collect(
     )
     results = []
     for samples, rows, completions in zip(drawn, rows_by_arm, completed, strict=True):
-        grades = grade_rows(base, task, data, samples, completions)
-        results.append(to_batch([row.prompt for row in rows], completions, grades, config))
+        patience, started = Patience.of(config), time.perf_counter()
+        grades = grade_rows(base, task, data, samples, completions, patience)
+        asked = {"reward_seconds": time.perf_counter() - started, "reward_failures": len(patience.failures)}
+        batch, metrics = to_batch([row.prompt for row in rows], completions, grades, config)
+        results.append((batch, metrics | asked))
     return results
 
 
@@ -68,11 +73,16 @@ def rows_of(data: EncodedSplit, samples: Sequence[tuple[int, int]]) -> list[Row]
 
 
 def grade_rows(
-    base: BaseModel, task: Task, data: EncodedSplit, samples: Sequence[tuple[int, int]], completions: Completions
+    base: BaseModel,
+    task: Task,
+    data: EncodedSplit,
+    samples: Sequence[tuple[int, int]],
+    completions: Completions,
+    patience: Patience,
 ) -> list[Grade]:
     """The task's verdicts on the completions of some (index, sample number)."""
     problems = [data.problems[index] for index, _ in samples]
-    return grade_texts(task, problems, cut_texts(base, problems, completions))
+    return grade_texts(task, problems, cut_texts(base, problems, completions), patience)
 
 
 def to_batch(
@@ -177,5 +187,9 @@ def evaluate(
     results = []
     for answers in answer(base, task, data, policies, config):
         parts = [(part, cut_texts(base, part.problems, part.completions)) for part in answers]
-        results.append(join_scores([part.scored(grade_all(task, part.problems, texts)) for part, texts in parts]))
+        results.append(
+            join_scores(
+                [part.scored(grade_all(task, part.problems, texts, Patience.of(config))) for part, texts in parts]
+            )
+        )
     return results

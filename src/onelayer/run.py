@@ -4,6 +4,7 @@ A scan decides which arms come next from the scores of those before (the best la
 arrive in groups. Every decision is a function of stored scores: a run that continues takes the same ones again.
 """
 
+import itertools
 import json
 import re
 import time
@@ -11,19 +12,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 
 from onelayer import episodes
 from onelayer.arm import Arm
+from onelayer.checkpoints import Checkpoints
 from onelayer.config import TrainConfig
-from onelayer.errors import UserError
+from onelayer.errors import GuardTripped, RunStopped, UserError
 from onelayer.files import atomic_path, write_json
 from onelayer.folder import RunFolder
 from onelayer.graders.grade import FAILURES, failure_sentence
+from onelayer.guards import sentences
+from onelayer.interrupt import Interrupted, interrupts
+from onelayer.lock import locked
 from onelayer.loop import Record, Training, run_steps
+from onelayer.memory import Option, OutOfMemory, halved, with_fewer_rows
 from onelayer.model import BaseModel
 from onelayer.progress import RunProgress
 from onelayer.prompts import EncodedSplit
@@ -37,6 +43,7 @@ from onelayer.tasks.training import BenchmarkTask
 from onelayer.tracking import Tracker, open_trackers
 from onelayer.trajectories import write_trajectories
 
+T = TypeVar("T")
 PAGE_SECONDS = 20.0
 """The page of a running scan is at most written this often."""
 
@@ -63,6 +70,8 @@ class Run:
     """Writes the page on which the run can be watched."""
     _next_page: float = 0.0
     _failures_said: bool = False
+    _step: int = 0
+    """The step that the set which trains is at."""
 
     def train(self, specs: Sequence[ArmSpec], until: int | None = None) -> None:
         """Advance arms to step ``until``, side by side; at the last step (the default) score them and write them out.
@@ -116,33 +125,86 @@ class Run:
         return [spec for spec in specs if spec.name not in known]
 
     def _train_set(self, number: int, specs: Sequence[ArmSpec], until: int) -> None:
-        arms = [create_arm(self.base, spec, self.config) for spec in specs]
-        start = self.folder.load_checkpoint(number, arms)
-        self.progress.start_set(arms, start)
-        began = time.perf_counter()
-
-        def after_step(step: int, results: list[tuple[Arm, Record]]) -> None:
-            self._record(step, results)
-            done = step + 1
-            pause = done == self.config.stop_at and done < self.config.steps
-            if done % self.config.save_steps == 0 or done == until or pause:
-                self._check(arms)
-                self.folder.save_checkpoint(number, arms, done)
-            if pause:
-                raise Paused(f"paused after step {done}; continue with --resume")
-
-        run_steps(self.training, arms, start=start, stop=until, after_step=after_step)
+        checkpoints = self.folder.checkpoints(number, self.config.save_total_limit)
+        while True:
+            arms = [create_arm(self.base, spec, self.config) for spec in specs]
+            start, seconds, notes = checkpoints.load(arms)
+            for note in notes:
+                self.progress.say(f"[yellow]{escape(note)}[/]")
+            self.progress.start_set(arms, start)
+            try:
+                seconds = self._advance(number, checkpoints, arms, start, until, seconds)
+                break
+            except OutOfMemory as error:
+                option = error.option
+            # Half an update may be done: what repeats the step begins at the last state that is known to be whole.
+            self.progress.end_set(arms)
+            del arms
+            self._halve(number, self._step, option)
         self._check(arms)
-        seconds = (time.perf_counter() - began) / len(arms)
         if until == self.config.steps:
             self.progress.note(f"scoring {arms[0].name if len(arms) == 1 else f'{len(arms)} arms'}")
             policies = [arm.weights for arm in arms]
-            tests = self._test([arm.name for arm in arms], policies)
-            selections = self._evaluate("selection", policies)
+            tests = self._test(number, [arm.name for arm in arms], policies)
+            selections = self._evaluate(number, "selection", policies)
             for arm, (test, about_test), selection in zip(arms, tests, selections, strict=True):
-                self._finish(arm, seconds, test, about_test, selection.score)
-            self.folder.drop_checkpoint(number)
+                self._finish(arm, seconds / len(arms), test, about_test, selection.score)
+            checkpoints.drop()
         self.progress.end_set(arms)
+
+    def _advance(
+        self, number: int, checkpoints: Checkpoints, arms: Sequence[Arm], start: int, until: int, seconds: float
+    ) -> float:
+        """Take a set of arms from step ``start`` to ``until``; returns the seconds trained in all.
+
+        Raises:
+            OutOfMemory: a batch had too many rows.
+            Interrupted: a signal asked to stop; the state is saved.
+        """
+        began = time.perf_counter() - seconds
+        self._step = start
+
+        def after_step(step: int, results: list[tuple[Arm, Record]]) -> None:
+            self._record(step, results)
+            done = self._step = step + 1
+            pause = done == self.config.stop_at and done < self.config.steps
+            if done % self.config.save_steps == 0 or done == until or pause or interrupts.asked:
+                self._check(arms)
+                checkpoints.save(arms, done, time.perf_counter() - began)
+            if interrupts.asked:
+                raise Interrupted(f"stopped by {interrupts.asked} after step {done}, whose state is saved")
+            if pause:
+                raise Paused(f"paused after step {done}; continue with --resume")
+
+        stops = [step for step in self.folder.cut_steps(number) if start < step < until]
+        with interrupts.finishing_steps(self.config.grace_seconds, self.progress.say), self._noting(arms):
+            for first, stop in itertools.pairwise([start, *stops, until]):
+                training = self.training.with_config(self.folder.cuts(number, self.config, first))
+                run_steps(training, arms, start=first, stop=stop, after_step=after_step)
+        return time.perf_counter() - began
+
+    @contextmanager
+    def _noting(self, arms: Sequence[Arm]) -> Iterator[None]:
+        """Give what ends the run a last row in the arms' metrics, for the report; a continued run cuts it off again."""
+        try:
+            yield
+        except (GuardTripped, UserError) as error:
+            guard = error.guard if isinstance(error, GuardTripped) else "reward"
+            for arm in arms:
+                if arm.stopped is None:
+                    row = {"step": self._step, f"guard/{guard}": 1, "stopped": str(error)}
+                    self.folder.write_record(arm, row)
+            raise
+
+    def _halve(self, place: int | str, step: int, option: Option) -> None:
+        """Go on with half of the rows from a step on, and say so."""
+        self._pin(place, step, halved(option, self.folder.cuts(place, self.config, step)))
+
+    def _pin(self, place: int | str, step: int, cut: Mapping[str, int]) -> None:
+        self.folder.pin_cut(place, step, cut)
+        shown = ", ".join(f"{option} is {rows}" for option, rows in cut.items())
+        which = "scoring" if step >= self.config.steps or place == "base" else f"step {step}"
+        self.progress.say(f"[yellow]out of memory in {which}: from here on {shown}, pinned in the manifest[/]")
 
     def _record(self, step: int, results: Sequence[tuple[Arm, Record]]) -> None:
         """Write and show the metrics of a step."""
@@ -150,8 +212,8 @@ class Run:
             self.folder.write_record(arm, record)
             for tracker in self.trackers:
                 tracker.log(arm.name, record)
-            if arm.stopped:
-                self.progress.say(f"[yellow]{arm.stopped}[/]")
+            for sentence in sentences(record):
+                self.progress.say(f"[yellow]{escape(sentence)}[/]")
         self.progress.step(step, results)
         self._say_failures(step, results)
         self._refresh_page()
@@ -173,7 +235,12 @@ class Run:
         """Write the page anew now and then, for at most a twentieth of the time."""
         started = time.monotonic()
         if self.write_page and started >= self._next_page:
-            self.write_page()
+            try:
+                self.write_page()
+            except (UserError, RunStopped) as error:
+                # Days of training do not end because the page for looking at them cannot be written.
+                self.progress.say(f"[yellow]{escape(str(error))}; the page is not written any more while training[/]")
+                self.write_page = None
             took = time.monotonic() - started
             self._next_page = started + max(PAGE_SECONDS, 20 * took)
 
@@ -197,6 +264,7 @@ class Run:
             "trained_parameters": arm.num_parameters,
             "seconds": seconds,
             "stopped": arm.stopped,
+            "skipped_updates": arm.skipped,
             "selection_score": selection_score,
             "change_norms": arm.change_norms(self.base),
             "first_gradient_norms": arm.first_gradient_norms,
@@ -215,8 +283,8 @@ class Run:
         """Score the base, once for a folder."""
         if not self.folder.finished("base"):
             self.progress.note("scoring the base")
-            ((test, about_test),) = self._test(["base"], [{}])
-            (selection,) = self._evaluate("selection", [{}])
+            ((test, about_test),) = self._test("base", ["base"], [{}])
+            (selection,) = self._evaluate("base", "selection", [{}])
             record = {"arm": "base", "kind": "base", "selection_score": selection.score, **about_test}
             self._write("base", test, record)
         scored = read_scores(self.folder.arm("base") / "scores.parquet")
@@ -232,33 +300,47 @@ class Run:
         )
 
     def _test(
-        self, names: Sequence[str], policies: Sequence[Mapping[str, Any]]
+        self, place: int | str, names: Sequence[str], policies: Sequence[Mapping[str, Any]]
     ) -> list[tuple[ArmScores, dict[str, Any]]]:
         """Score arms on the test problems; of a task played in turns also keep some episodes and sum up all."""
-        if not isinstance(self.task, AgenticTask):
-            return [(scores, {}) for scores in self._evaluate("test", policies)]
+        task = self.task
+        if not isinstance(task, AgenticTask):
+            return [(scores, {}) for scores in self._evaluate(place, "test", policies)]
         results = []
         # One arm after the other: all of them at once would hold an environment for every arm and start state.
         for name, tensors in zip(names, policies, strict=True):
-            failed = len(self.task.pool.failures)
-            played = self._played(tensors)
-            if failures := self.task.pool.failures[failed:]:
+            failed = len(task.pool.failures)
+            played = self._played(place, tensors)
+            if failures := task.pool.failures[failed:]:
                 self.progress.say(escape(f"{name}: {len(failures)} test episodes failed, the first: {failures[0]}"))
             write_trajectories(self.folder.arm(name) / "trajectories.jsonl", played.episodes)
             results.append((played.scores, played.summary()))
         return results
 
-    def _played(self, tensors: Mapping[str, Any]) -> episodes.Played:
+    def _played(self, place: int | str, tensors: Mapping[str, Any]) -> episodes.Played:
         """Let a policy play the test episodes."""
-        assert isinstance(self.task, AgenticTask)
-        return episodes.evaluate(self.base, self.task, self.data["test"], [tensors], self.config)[0]
+        task = self.task
+        assert isinstance(task, AgenticTask)
+
+        def play(config: TrainConfig) -> list[episodes.Played]:
+            return episodes.evaluate(self.base, task, self.data["test"], [tensors], config)
+
+        return self._within_memory(place, play)[0]
 
     def _about_engine(self) -> dict[str, Any]:
         """What ``arm.json`` says of what trained the arm."""
         return {"engine": self.config.engine, "command": command_line()}
 
-    def _evaluate(self, split: Split, policies: Sequence[Mapping[str, Any]]) -> list[ArmScores]:
-        return evaluate(self.base, self.task, self.data[split], policies, self.config)
+    def _evaluate(self, place: int | str, split: Split, policies: Sequence[Mapping[str, Any]]) -> list[ArmScores]:
+        return self._within_memory(
+            place, lambda config: evaluate(self.base, self.task, self.data[split], policies, config)
+        )
+
+    def _within_memory(self, place: int | str, score: Callable[[TrainConfig], T]) -> T:
+        """Score with as many rows at once as memory allows."""
+        step = self.config.steps
+        config = self.folder.cuts(place, self.config, step)
+        return with_fewer_rows(score, config, lambda cut: self._pin(place, step, cut))
 
     def _write(self, name: str, test: ArmScores, record: Mapping[str, Any]) -> None:
         with atomic_path(self.folder.arm(name) / "scores.parquet") as temporary:
@@ -307,12 +389,19 @@ def open_run(
         UserError: the folder cannot be used, or the reward function misbehaves; a new folder is then removed again.
     """
     manifest = build_manifest(base, data, config, seeds)
-    if config.resume and not config.mix_engines:
-        _refuse_other_engines(output, config)
-    folder = (RunFolder.resume if config.resume else RunFolder.create)(output, manifest, config)
-    if isinstance(task, BenchmarkTask):
-        write_json(folder.path / "task.json", task.description)
-    with RunProgress(console, config.steps) as progress:
+    if config.resume:
+        if not output.is_dir():
+            raise UserError(f"output '{output}' holds no run that could be resumed: there is no such folder")
+    else:
+        RunFolder.prepare(output)
+    with locked(output) as left_behind, RunProgress(console, config.steps) as progress:
+        if config.resume and not config.mix_engines:
+            _refuse_other_engines(output, config)
+        folder = (RunFolder.resume if config.resume else RunFolder.create)(output, manifest, config)
+        for note in ([left_behind] if left_behind else []) + folder.notes:
+            progress.say(f"[yellow]{escape(note)}[/]")
+        if isinstance(task, BenchmarkTask):
+            write_json(folder.path / "task.json", task.description)
         try:
             run = make(
                 base,
@@ -335,5 +424,5 @@ def open_run(
                 folder.discard()
             raise
         yield run
-    for tracker in run.trackers:
-        tracker.close()
+        for tracker in run.trackers:
+            tracker.close()

@@ -1,6 +1,7 @@
 """What every command starts with: the model on its device, the task, its problems as tokens, the manifest."""
 
 import os
+import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,11 +13,13 @@ import torch
 
 from onelayer.config import ModelConfig, TrainConfig
 from onelayer.errors import UserError
+from onelayer.files import checksum
 from onelayer.folder import NO_EFFECT_ON_ARMS
 from onelayer.graders.code_sandbox import shared_sandbox
 from onelayer.model import BaseModel, load_base
 from onelayer.prompts import EncodedSplit, encode_split
 from onelayer.rowwise import MIN_ROWS
+from onelayer.source import source_hashes
 from onelayer.tasks import get_task
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Split, Task
@@ -131,9 +134,7 @@ def _start_states(base: BaseModel, task: AgenticTask, longest: int) -> dict[Spli
 
 def versions() -> dict[str, str]:
     """Versions of everything that computes."""
-    import platform
-
-    names = ("onelayer", "torch", "transformers", "numpy", "tokenizers")
+    names = ("onelayer", "torch", "transformers", "numpy", "tokenizers", "math-verify", "sympy")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
@@ -144,6 +145,18 @@ def command_line() -> str | None:
     return shlex.join(["onelayer", *sys.argv[1:]]) if typed else None
 
 
+def hardware(base: BaseModel) -> str:
+    """What decides on the last bits besides versions: the GPU, or the instructions that torch uses of the processor."""
+    if base.device.type == "cuda":
+        return torch.cuda.get_device_name(base.device)
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _reward_hash(config: TrainConfig) -> str | None:
+    """SHA-256 of the file of an own reward function."""
+    return checksum(Path(config.reward.rpartition(":")[0]).expanduser()) if config.reward else None
+
+
 def build_manifest(
     base: BaseModel, data: Mapping[Split, EncodedSplit], config: TrainConfig, seeds: Sequence[int]
 ) -> dict[str, Any]:
@@ -151,6 +164,9 @@ def build_manifest(
     return {
         "num_layers": base.num_layers,
         "versions": versions(),
+        "code": source_hashes(),
+        "reward": _reward_hash(config),
+        "hardware": hardware(base),
         "device": base.device.type,
         "threads": torch.get_num_threads(),
         "min_rows": MIN_ROWS,

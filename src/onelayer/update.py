@@ -13,7 +13,6 @@ from onelayer.algorithms.grpo import clipped_loss, k3_kl, token_weights
 from onelayer.arm import Arm
 from onelayer.batch import Batch
 from onelayer.config import TrainConfig
-from onelayer.errors import RunStopped
 from onelayer.logprobs import Tokens, completion_logprobs, position_ids
 from onelayer.model import BaseModel
 from onelayer.sample import left_pad
@@ -29,8 +28,7 @@ def updates_per_step(config: TrainConfig) -> int:
 def update(base: BaseModel, arm: Arm, batch: Batch, config: TrainConfig) -> dict[str, float]:
     """Train ``arm`` on ``batch``: returns the step's metrics (TRL's names), means over tokens and updates.
 
-    Raises:
-        RunStopped: a loss or gradient that is not finite.
+    An update whose loss or gradient is not finite is skipped and counted, and is in no mean.
     """
     # How a mini-batch is cut is part of what is computed, since it orders the sum of the gradients.
     # A mini-batch whose episodes all failed has no rows and makes no update.
@@ -38,11 +36,14 @@ def update(base: BaseModel, arm: Arm, batch: Batch, config: TrainConfig) -> dict
     # If there is one update, the policy still is the one that sampled, and every ratio is 1.
     old, reference = _frozen_logps(base, arm, batch, micros, config, old=updates_per_step(config) > 1)
     totals: dict[str, float] = defaultdict(float)
+    skipped = arm.skipped
     for _ in range(config.num_iterations):
         for mini in micros:
             for name, value in _update_once(base, arm, batch, mini, old, reference, config).items():
                 totals[name] += value
-    return {name: value / (len(micros) * config.num_iterations) for name, value in totals.items()}
+    skipped = arm.skipped - skipped
+    made = len(micros) * config.num_iterations - skipped
+    return {**{name: value / made for name, value in totals.items()}, "skipped_updates": skipped}
 
 
 def _mini_batches(batch: Batch, config: TrainConfig) -> list[Tensor]:
@@ -181,6 +182,8 @@ def _update_once(
         sums["clip_ratio/high_mean"] += (policy.clipped_high & mask[own]).sum()
         sums["clip_ratio/region_mean"] += ((policy.clipped_low | policy.clipped_high) & mask[own]).sum()
     if not torch.isfinite(loss_sum):
-        raise RunStopped(f"arm {arm.name}: the loss of update {arm.updates} is not finite; lower learning_rate")
+        arm.skip_update()
+        return {}
     means = {name: float(value / num_tokens) for name, value in sums.items()}
-    return {"loss": float(loss_sum), **means, **arm.update()}
+    moved = arm.update()
+    return {"loss": float(loss_sum), **means, **moved} if moved else {}

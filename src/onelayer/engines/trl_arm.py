@@ -31,6 +31,7 @@ from onelayer.engines.trl_records import MEANS, Records, Watched
 from onelayer.errors import RunStopped, UserError
 from onelayer.loop import Record
 from onelayer.model import BaseModel
+from onelayer.patience import Patience
 from onelayer.prompts import EncodedSplit, drawn_prompts, drawn_samples
 from onelayer.sample import Completions, Key, Row, Sampling, concatenate, sample_policies
 from onelayer.specs import ArmSpec, optimizer_settings
@@ -164,7 +165,7 @@ class ArmTrainer(OneLayerGRPOTrainer):
         rows = rollout.rows_of(data, samples)
         width = max(len(data.tokens[index]) for index in indices)
         (completions,) = self._complete(self.base, [{}], [rows], [key], sampling, width=width, max_rows=config.max_rows)
-        grades = rollout.grade_rows(self.base, self._task, data, samples, completions)
+        grades = rollout.grade_rows(self.base, self._task, data, samples, completions, Patience.of(config))
         shares = self._gather([([row.prompt for row in rows], completions, grades)])
         return rollout.to_batch(
             [prompt for prompts, _, _ in shares for prompt in prompts],

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from onelayer.loop import Record, watch
+from onelayer.guards import watch
+from onelayer.loop import Record
 from onelayer.model import BaseModel
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ class Watched:
     """What is counted of an arm while it trains."""
 
     name: str
-    flat_steps: int = 0
-    cut_steps: int = 0
+    guards: dict[str, int] = field(default_factory=dict)
+    warned: list[str] = field(default_factory=list)
     stopped: str | None = None
     num_tokens: int = 0
 
@@ -50,11 +51,10 @@ class Records(TrainerCallback):  # type: ignore[misc]
         trainer.gradient_norms.clear()
         record["learning_rate"] = trainer.settings.rate_at(state.global_step - 1)
         record["num_tokens"] = trainer.watched.num_tokens
+        record["seconds"] = time.perf_counter() - self._started
         watch(trainer.watched, record, config)
         if trainer.watched.stopped:
-            record["stopped"] = trainer.watched.stopped
             control.should_training_stop = True
-        record["seconds"] = time.perf_counter() - self._started
         if self._score and config.eval_steps and (step + 1) % config.eval_steps == 0:
             with trainer.as_policy():
                 record["eval/score"] = self._score(trainer.base)

@@ -35,7 +35,9 @@ class TrlRun(Run):
     def _train_one(self, number: int, spec: ArmSpec) -> None:
         settings = optimizer_settings(spec, self.config)
         seat = Arm(spec.name, spec.plan, spec.seed, dict(spec.rates), {}, {}, None, settings)  # type: ignore[arg-type]
-        self.progress.start_set([seat], self.folder.load_checkpoint(number, [seat]))
+        # TRL's own state is not kept: an arm that was not done begins anew.
+        start, _, _ = self.folder.checkpoints(number, self.config.save_total_limit).load([seat])
+        self.progress.start_set([seat], start)
 
         def on_record(record: Record) -> None:
             seat.stopped = record.get("stopped")
@@ -48,15 +50,15 @@ class TrlRun(Run):
         arm = finished_arm(self.base, spec, trained, settings)
         arm.check_moved(self.base)
         self.progress.note(f"scoring {arm.name}")
-        ((test, about_test),) = self._test([arm.name], [arm.weights])
-        (selection,) = self._evaluate("selection", [arm.weights])
+        ((test, about_test),) = self._test(number, [arm.name], [arm.weights])
+        (selection,) = self._evaluate(number, "selection", [arm.weights])
         self._finish(arm, trained.seconds, test, about_test, selection.score)
         self.progress.end_set([seat])
 
-    def _evaluate(self, split: Split, policies: Sequence[Mapping[str, Any]]) -> list[ArmScores]:
+    def _evaluate(self, place: int | str, split: Split, policies: Sequence[Mapping[str, Any]]) -> list[ArmScores]:
         return [self.together.score(split, trained=bool(policy)).scores for policy in policies]
 
-    def _played(self, tensors: Mapping[str, Tensor]) -> Played:
+    def _played(self, place: int | str, tensors: Mapping[str, Tensor]) -> Played:
         return self.together.score("test", trained=bool(tensors))
 
     def _about_engine(self) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 Episodes are numbered from 0. All episodes with the same seed are played by one process, so that what an environment
 keeps of a start state (a translated ALFWorld game) is made once. Processes answer their requests in order. Where one
-dies or does not answer in time, the first episode it still owes an answer is the one to blame: it ends with
-``truncated`` and an ``error`` in its info. A new process then brings the others back to where they were, by playing
-their actions again, which is exact because seed and actions decide everything.
+dies or does not answer in time, a new process brings its episodes back to where they were, by playing their actions
+again, which is exact because seed and actions decide everything. The first episode that the lost one still owed an
+answer is asked once more; when a second process is lost over the same request it is the one to blame: it ends with
+``truncated`` and an ``error`` in its info.
 """
 
 import multiprocessing
+import os
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -153,6 +157,7 @@ class WorkerPool:
             else:
                 pending.setdefault(self._worker_of[request[0]], deque()).append(request)
         heard = dict.fromkeys(pending, time.monotonic())
+        again: set[int] = set()
         for worker, queue in pending.items():
             worker.send(list(queue))
         while pending:
@@ -168,7 +173,11 @@ class WorkerPool:
                 try:
                     self._record(results, request, worker.receive(answered, self.timeout))
                 except _ProcessLost as loss:
-                    self._record(results, request, failure(str(loss)))
+                    if request[0] in again:
+                        self._record(results, request, failure(str(loss)))
+                    else:
+                        again.add(request[0])
+                        queue.appendleft(request)
                     self._bring_back(worker)
                     for request in [r for r in queue if self._episodes[r[0]].lost]:
                         queue.remove(request)
@@ -227,12 +236,15 @@ def failure(reason: str) -> StepResult:
 
 def _serve(factory: Factory, pipe: Connection) -> None:
     """Answer requests until the pipe closes. Environments of episodes that are over are used again."""
+    # Ctrl-C goes to every process of a terminal. The run still needs this one to finish its step, and ends it then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     playing: dict[int, Environment] = {}
     idle: list[Environment] = []
     while True:
         try:
             requests: list[Request] = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return
         for number, kind, content in requests:
             if kind != "step" and number in playing:
@@ -249,6 +261,14 @@ def _serve(factory: Factory, pipe: Connection) -> None:
             if (result[2] or result[3]) and number in playing:
                 idle.append(playing.pop(number))
             pipe.send(result)
+
+
+def _end_with_parent() -> None:
+    """End this process with the one that started it, even where an environment hangs."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def take(environment: Environment, kind: str, content: Any) -> StepResult:

@@ -1,9 +1,15 @@
-"""A pool of worker processes, one thread for each, that replaces those that get lost."""
+"""A pool of worker processes, one thread for each, that replaces those that get lost.
+
+A worker may be lost over what it was given, or to something else: a person or the system ends a process, or it stands
+still. So what a worker was lost over is tried once more with a new one, and only a second loss is the item's own.
+"""
 
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Protocol, TypeVar
+
+TRIES = 2
 
 
 class WorkerLost(Exception):
@@ -33,20 +39,21 @@ class WorkerPool(Generic[W]):
         self._workers: set[W] = set()
 
     def map(self, work: Callable[[W, T], R], items: Iterable[T], lost: R) -> list[R]:
-        """``work(worker, item)`` for each item, in order; ``lost`` where the worker got lost over it."""
+        """``work(worker, item)`` for each item, in order; ``lost`` where two workers got lost over it."""
 
         def run(item: T) -> R:
-            if not hasattr(self._local, "worker"):
-                self._local.worker = self._start()
-                self._workers.add(self._local.worker)
-            worker: W = self._local.worker
-            try:
-                return work(worker, item)
-            except WorkerLost:
-                del self._local.worker
-                self._workers.discard(worker)
-                worker.close()
-                return lost
+            for _ in range(TRIES):
+                if not hasattr(self._local, "worker"):
+                    self._local.worker = self._start()
+                    self._workers.add(self._local.worker)
+                worker: W = self._local.worker
+                try:
+                    return work(worker, item)
+                except WorkerLost:
+                    del self._local.worker
+                    self._workers.discard(worker)
+                    worker.close()
+            return lost
 
         jobs = [self._threads.submit(run, item) for item in items]
         return [job.result() for job in jobs]

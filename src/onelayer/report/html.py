@@ -15,7 +15,8 @@ from markupsafe import Markup
 import onelayer
 from onelayer.compare import Comparison
 from onelayer.errors import UserError
-from onelayer.files import write_text
+from onelayer.files import make_folder, write_text
+from onelayer.guards import sentences
 from onelayer.recommend import Recommendation
 from onelayer.report import figures, tables, wording
 from onelayer.report.comparison import heat_map, overlay, pairs_table, stability_table
@@ -26,6 +27,8 @@ from onelayer.report.figures import Picture
 from onelayer.report.pictures import write_pictures
 from onelayer.report.tables import Table
 
+NOT_SHOWN = ("config", "versions", "arms", "sets", "code", "checksum")
+"""Keys of the manifest that the page shows elsewhere, or that tell a reader nothing."""
 REFRESH_SECONDS = 20
 """How often the page of a running scan loads itself again."""
 
@@ -65,6 +68,7 @@ class Section:
     strategies: Picture | None = None
     strategy_table: Table | None = None
     pairs: Table | None = None
+    guards: Table | None = None
     change: Picture | None = None
     curves: tuple[Picture, ...] = ()
     transcripts: tuple[Transcript, ...] = ()
@@ -116,7 +120,7 @@ def _facts(scan: Scan) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
     values = scan.view.profile.model_dump() if scan.view else {}
     keys = ("model", "task", "algorithm", "num_layers", "seeds", "seed_sd", "num_problems", "num_samples")
     known = {key: values[key] for key in keys if values.get(key) is not None}
-    pinned = {key: value for key, value in scan.manifest.items() if key not in ("config", "versions", "arms", "sets")}
+    pinned = {key: value for key, value in scan.manifest.items() if key not in NOT_SHOWN}
     groups = [
         ("Scan", known | pinned),
         ("Settings (config.yaml)", scan.settings),
@@ -139,7 +143,8 @@ def make_section(scan: Scan) -> Section:
         commands=tuple(_commands(scan)),
         facts=tuple(_facts(scan)),
         ranking=tables.scored_so_far(scan),
-        warnings=tuple(str(arm.record["stopped"]) for arm in scan.arms if arm.record.get("stopped")),
+        guards=tables.guards(scan),
+        warnings=tuple(dict.fromkeys(text for arm in scan.arms for row in arm.metrics for text in sentences(row))),
     )
     if view is None:
         return section
@@ -148,7 +153,7 @@ def make_section(scan: Scan) -> Section:
         section,
         headline=wording.headline(view),
         about=f"{profile.model} · {profile.task} · {profile.algorithm} · {profile.num_layers} layers",
-        warnings=(*profile.warnings, *section.warnings),
+        warnings=tuple(dict.fromkeys((*profile.warnings, *section.warnings))),
         notes=tuple(profile.notes),
         tiles=tuple(_tiles(view)),
         contribution=figures.contribution(view) if view.layers else None,
@@ -236,7 +241,7 @@ def write_report(
     target = folders[0] if output is None else output
     scans = [read_scan(folder) for folder in folders]
     page = render(scans, comparison)
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     html = target / "report.html"
     write_text(html, page)
     only = scans[0].view if len(scans) == 1 and not scans[0].running else None

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from onelayer.files import atomic_path
 from onelayer.report.data import Entry, View
 from onelayer.report.quantity import Quantity
 from onelayer.report.verdicts import GREY, LOOKS
@@ -71,7 +72,7 @@ def csv_row(row: Entry) -> list[str]:
 
 def write_csv(view: View, path: Path) -> None:
     """Write base, full, the layers in the model's order and the strategies, one row each."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows(csv_row(row) for row in (view.base, view.full, *view.layers, *view.strategies))
@@ -135,7 +136,8 @@ def draw(view: View, paths: Sequence[Path]) -> None:
             )
         for path in paths:
             metadata = {"Date": None} if path.suffix == ".svg" else None
-            figure.savefig(path, dpi=300, metadata=metadata)
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, format=path.suffix[1:], dpi=300, metadata=metadata)
 
 
 def write_pictures(view: View, folder: Path) -> tuple[Path, ...]:

@@ -4,8 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onelayer.report import wording
-from onelayer.report.data import Entry, Scan, View
+from onelayer.report.data import Arm, Entry, Scan, View
 from onelayer.report.verdicts import LOOKS
+
+GUARD = "guard/"
+"""What the names of guards begin with in metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,23 @@ def scored_so_far(scan: Scan) -> Table | None:
     return (
         plain_table("Scored so far", ("Arm",), ("Score",), rows, "Mean scores on the test problems.") if rows else None
     )
+
+
+def guards(scan: Scan) -> Table | None:
+    """What the guards saw while the arms trained, but for what they saw in no step; None where that is all."""
+    rows = []
+    for arm in scan.arms:
+        counts = {key: [row.get(key) or 0 for row in arm.metrics] for key in guard_keys(arm)}
+        for key, in_row in counts.items():
+            if steps := sum(count > 0 for count in in_row):
+                rows.append((arm.name, key.removeprefix(GUARD).replace("_", " "), str(steps), str(max(in_row))))
+    caption = "Steps that crossed a guard's threshold, in all and at most in a row; the settings have the thresholds."
+    return plain_table("What the guards saw", ("Arm", "Guard"), ("Steps", "In a row"), rows, caption) if rows else None
+
+
+def guard_keys(arm: Arm) -> list[str]:
+    """The guards in an arm's metrics, in the order of their first appearance."""
+    return list(dict.fromkeys(key for row in arm.metrics for key in row if key.startswith(GUARD)))
 
 
 def pairs(view: View) -> Table:

@@ -1,0 +1,65 @@
+"""``python -m tests.faults --kills 200``: the whole suite, its table, and exit code 1 when anything was lost."""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def main() -> int:
+    """Run what the options ask for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--kills", type=int, default=200, help="kills at random moments, over all commands")
+    parser.add_argument("--points", type=int, default=None, help="write points of each command; by default all")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument(
+        "--only",
+        metavar="KINDS",
+        help="kills,signals,torn_states,write_points,limits,clocks,two_at_once,"
+        "stuck_workers,endless_reward: only these",
+    )
+    parser.add_argument("--short", action="store_true", help="a few faults of each kind")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="instead: scans in a loop, and what they hold")
+    options = parser.parse_args()
+
+    from tests.faults import soak, suite
+    from tests.faults.child import preload
+    from tests.faults.scenarios import prepare
+
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{suite.elapsed(began)}] {text}", flush=True)
+
+    # Not a TemporaryDirectory: the trials end as processes do, and would remove it.
+    work = Path(tempfile.mkdtemp(prefix="onelayer-faults-"))
+    try:
+        # In a child: the process that all trials are forked from runs no model.
+        if (child := os.fork()) == 0:
+            prepare(work)
+            os._exit(0)
+        os.waitpid(child, 0)
+        if options.soak is not None:
+            print(soak.verdict(soak.soak(work, options.soak, say)))
+            return 0
+        preload()
+        trials = suite.Suite(work, options.seed, say)
+        if options.short:
+            suite.short(trials)
+        else:
+            suite.full(trials, options.kills, options.points, options.only.split(",") if options.only else ())
+    finally:
+        shutil.rmtree(work)
+    rows = list(trials.rows.values())
+    print(f"\n{suite.table(rows)}\n\nin {suite.elapsed(began)}")
+    return 1 if any(row.lost for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Commands in forked children of a process that has imported everything already: a trial costs no start-up."""
+
+import atexit
+import contextlib
+import importlib
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MARK = "ONELAYER_FAULT_TRIAL"
+"""In the environment of a child and of every process that it starts."""
+
+
+MODULES = (
+    *("onelayer.cli", "onelayer.scanning", "onelayer.evaluation", "onelayer.judge", "onelayer.graders.grade_file"),
+    *("matplotlib.figure", "transformers.models.qwen3.modeling_qwen3", "scipy.stats", "pyarrow.parquet"),
+)
+
+
+def preload() -> None:
+    """Import all that the commands import, without starting a thread or touching torch's kernels."""
+    for module in MODULES:
+        importlib.import_module(module)
+    importlib.import_module("transformers").utils.logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended."""
+
+    code: int
+    """Exit code, or the negative number of the signal."""
+    output: str
+    seconds: float
+
+    @property
+    def killed(self) -> bool:
+        """Whether SIGKILL ended it."""
+        return self.code == -signal.SIGKILL
+
+    @property
+    def problem(self) -> str | None:
+        """What no person should ever see: a traceback, another exit code, a failure without a sentence."""
+        if "Traceback (most recent call last)" in self.output:
+            return "traceback: " + self.output.strip().splitlines()[-1]
+        if self.code not in (0, 1, 2):
+            return f"exit code {self.code}"
+        if self.code and "error: " not in self.output:
+            return f"exit code {self.code} without a sentence"
+        return None
+
+
+class Child:
+    """A command in a forked process, with ``fault`` called there before it begins."""
+
+    def __init__(self, argv: Sequence[str], work: Path, fault: Callable[[], object] | None = None) -> None:
+        self._pipe, theirs = os.pipe()
+        self._began, self._text = time.monotonic(), b""
+        self._ended: Ended | None = None
+        self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
+        self.process = os.fork()
+        if self.process == 0:
+            _be_command(argv, work, self.mark, theirs, fault)
+        os.close(theirs)
+
+    def wait(self, seconds: float) -> Ended | None:
+        """The end of the child, or None when it still runs after ``seconds``."""
+        end = time.monotonic() + seconds
+        while self._ended is None:
+            self._read(min(0.02, max(0.0, end - time.monotonic())))
+            done, status = os.waitpid(self.process, os.WNOHANG)
+            if done:
+                while self._read(0.0):
+                    pass
+                os.close(self._pipe)
+                text = self._text.decode(errors="replace")
+                self._ended = Ended(os.waitstatus_to_exitcode(status), text, time.monotonic() - self._began)
+            elif time.monotonic() >= end:
+                return None
+        return self._ended
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send the child alone a signal, not those that it started; nothing where it has ended."""
+        if self._ended is None:
+            os.kill(self.process, number)
+
+    def processes(self) -> list[int]:
+        """Processes that the child started, wherever they moved to."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            number = int(path.parent.name)
+            with contextlib.suppress(OSError):
+                if number != self.process and f"{MARK}={self.mark}".encode() in path.read_bytes().split(b"\0"):
+                    found.append(number)
+        return found
+
+    def orphans(self, patience: float = 15.0) -> list[int]:
+        """What is left of the child's processes after its end; they get some time to notice it."""
+        end = time.monotonic() + patience
+        while (left := self.processes()) and time.monotonic() < end:
+            time.sleep(0.05)
+        for number in left:
+            with contextlib.suppress(OSError):
+                os.kill(number, signal.SIGKILL)
+        return left
+
+    def _read(self, seconds: float) -> bool:
+        if not select.select([self._pipe], [], [], seconds)[0]:
+            return False
+        content = os.read(self._pipe, 65536)
+        self._text += content
+        return bool(content)
+
+
+def _be_command(argv: Sequence[str], work: Path, mark: str, pipe: int, fault: Callable[[], object] | None) -> None:
+    """Run the command in this process, which ends with it."""
+    code = 70
+    try:
+        os.dup2(pipe, 1)
+        os.dup2(pipe, 2)
+        os.setsid()
+        sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+        os.environ[MARK] = mark
+        os.chdir(work)
+        sys.argv = ["onelayer", *argv]
+        from onelayer.cli import main
+
+        if fault:
+            fault()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            code = 71
+        atexit._run_exitfuncs()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
