@@ -25,8 +25,8 @@ from onelayer.graders.grade import Grade, failure_sentence
 from onelayer.grading import cut_texts, grade_all
 from onelayer.harness import HarnessScores, HarnessTask, parse_tasks, run_harness
 from onelayer.lock import LOCK_FILE, locked
-from onelayer.memory import with_fewer_rows
 from onelayer.model import BaseModel
+from onelayer.out_of_memory import with_fewer_rows
 from onelayer.patience import Patience
 from onelayer.prompts import EncodedSplit, encode_split
 from onelayer.results import Results, Scored

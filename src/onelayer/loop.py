@@ -14,8 +14,8 @@ from onelayer.arm import Arm, FrozenCheck
 from onelayer.config import TrainConfig
 from onelayer.errors import RunStopped
 from onelayer.guards import watch
-from onelayer.memory import noticing
 from onelayer.model import BaseModel
+from onelayer.out_of_memory import noticing
 from onelayer.prompts import EncodedSplit, drawn_prompts
 from onelayer.rollout import collect, evaluate
 from onelayer.tasks.base import Task

@@ -29,8 +29,8 @@ from onelayer.guards import sentences
 from onelayer.interrupt import Interrupted, interrupts
 from onelayer.lock import locked
 from onelayer.loop import Record, Training, run_steps
-from onelayer.memory import Option, OutOfMemory, halved, with_fewer_rows
 from onelayer.model import BaseModel
+from onelayer.out_of_memory import Option, OutOfMemory, halved, with_fewer_rows
 from onelayer.progress import RunProgress
 from onelayer.prompts import EncodedSplit
 from onelayer.rollout import evaluate

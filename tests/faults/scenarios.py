@@ -13,7 +13,7 @@ from tests.conftest import save_model
 
 EXACT = {"delta.safetensors", "scores.parquet", "profile.json", "completions.jsonl", "results.json", "graded.jsonl"}
 """Files that are compared byte by byte."""
-TIMES = ("seconds", "reward_seconds", "reward_share", "guard/slow_reward", "sha256")
+TIMES = ("seconds", "reward_seconds", "reward_share", "guard/slow_reward", "sha256", "command")
 
 
 @dataclass(frozen=True)
