@@ -86,7 +86,7 @@ def train(
     records = {
         path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("arms/*/arm.json")
     }
-    name = next(name for name in records if name != "base")
+    name = next(name for name, record in records.items() if record.get("plan") == config.layers)
     return TrainedArm(name, folder / "arms" / name, records[name]["score"], records["base"]["score"], records[name])
 
 
