@@ -42,11 +42,18 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_model(
-    folder: Path, family: str = "qwen3", *, tied: bool = True, layers: int = 4, seed: int = 0, context: int = 128
+    folder: Path,
+    family: str = "qwen3",
+    *,
+    tied: bool = True,
+    layers: int = 4,
+    seed: int = 0,
+    context: int = 128,
+    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> Path:
     """A model folder as one on the hub: config, safetensors, tokenizer."""
     torch.manual_seed(seed)
-    tokenizer = character_tokenizer()
+    tokenizer = tokenizer or character_tokenizer()
     extra = {"head_dim": 8} if family == "qwen3" else {}
     config = FAMILIES[family](
         vocab_size=len(tokenizer),
