@@ -11,7 +11,8 @@ import pytest
 from onelayer.architectures import ARCHITECTURES, outline_model
 from onelayer.cli import main
 from onelayer.config import ModelConfig, ScanConfig, TrainConfig, build, read_yaml
-from onelayer.cost import GPUS, Gpu, hours_of, memory_of
+from onelayer.cost import GPUS, Gpu, hours_of
+from onelayer.memory import memory_of
 from onelayer.specs import spec_of
 from onelayer.tasks.benchmarks import get_training_set
 from tests.conftest import save_model
@@ -96,15 +97,24 @@ def test_presets_use_models_that_need_no_download() -> None:
 def test_memory_by_hand() -> None:
     config = preset("qwen3-1.7b-numinamath")
     base = outline_model(config)
-    full, last = (memory_of(base, spec_of(base, plan, 0), config) for plan in ("all", "27"))
+    full, last = (memory_of(base, [spec_of(base, plan, 0)], config) for plan in ("all", "27"))
     assert full.weights == 2 * 1_720_574_976
-    assert full.arm == 18 * 1_720_574_976  # master 4, copy 2, moments 8, gradient 4
-    assert last.arm == 18 * 50_336_000
-    # 64 rows of 4,096 tokens: keys and values of 8 heads of 128 in 28 layers, two bytes each.
-    assert full.sampling == last.sampling == 64 * 4096 * 28 * 2 * 1024 * 2
-    # One layer against 28 of them, beside the same logits.
-    logits = 3 * 4 * 1024 * 151936
-    assert full.update - logits == 28 * (last.update - logits)
+    assert full.arms == 14 * 1_720_574_976  # master 4, copy 2, moments 8
+    assert last.arms == 14 * 50_336_000
+    assert full.trunks == last.trunks == 0  # 512 rows of 4,096 tokens are over any limit
+    # 64 rows of 4,096 tokens: keys and values of 8 heads of 128 in 28 layers, two bytes each; and 64 distributions.
+    drawn = 151936 * (4 * 64 + 25 * 64)
+    assert full.sampling == last.sampling == 64 * 4096 * 28 * 2 * 1024 * 2 + drawn
+    # 28 trained layers against one, beside the same logits and what passes on the way down; gradients of 4 bytes.
+    rows = min(config.micro_batch_size, config.micro_batch_tokens // 4096)
+    frozen, trained = 2 * 2048 + 4 * 2048 + 3 * 6144 + 2048 + 1024, 4 * 2048 + 2 * 2048 + 1024 + 6144
+    both = 2 * rows * 4096 * (3 * 6144 + 2 * 2048) + 3 * 4 * 1024 * 151936
+    assert last.update == 4 * 50_336_000 + both + 2 * rows * 4096 * (frozen + trained)
+    assert full.update == 4 * 1_720_574_976 + both + 28 * 2 * rows * 4096 * (frozen + trained)
+    assert last.peak == last.weights + last.arms + max(last.sampling, last.update)
+    # Side by side arms keep their own masters and moments, and are updated one after the other.
+    both_arms = memory_of(base, [spec_of(base, plan, 0) for plan in ("all", "27")], config)
+    assert both_arms.arms == full.arms + last.arms and both_arms.update == full.update
 
 
 def test_time_grows_with_depth_of_training_and_falls_with_the_gpu() -> None:

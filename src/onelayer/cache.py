@@ -17,8 +17,10 @@ HEADROOM = 32
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # untyped in transformers
     """Keys and values of one layer, (rows, heads, tokens, width of a head), at the start of larger buffers."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         super().__init__()
+        self._most = most
+        """Tokens that there will ever be."""
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def update(
@@ -30,15 +32,18 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # untyped in transformers
         seen = self.get_seq_length()
         stop = seen + key_states.shape[-2]
         if self._buffers is None or stop > self._buffers[0].shape[-2]:
-            self._grow(key_states, value_states, seen, max(stop + HEADROOM, int(stop * GROWTH)) if seen else stop)
+            # The prompt alone takes no more than it needs: many copies of its rows may be made, or few kept.
+            self._grow(key_states, value_states, seen, self._room(stop) if seen else stop)
         assert self._buffers is not None
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[..., seen:stop, :] = states
         self.keys, self.values = (buffer[..., :stop, :] for buffer in self._buffers)
         return self.keys, self.values
 
+    def _room(self, tokens: int) -> int:
+        return min(self._most, max(tokens + HEADROOM, int(tokens * GROWTH)))
+
     def _grow(self, keys: Tensor, values: Tensor, seen: int, room: int) -> None:
-        # The prompt alone takes no more than it needs: few of its rows may be kept, or many copies made of them.
         old = self.keys, self.values
         self._buffers = (
             keys.new_empty(*keys.shape[:-2], room, keys.shape[-1]),
@@ -56,11 +61,11 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # untyped in transformers
         seen = self.get_seq_length()
         kept = [part.index_select(0, indices) for part in (self.keys, self.values)]
         self.keys, self.values = kept
-        self._grow(kept[0], kept[1], seen, max(seen + HEADROOM, int(seen * GROWTH)))
+        self._grow(kept[0], kept[1], seen, self._room(seen))
 
 
-def new_cache(base: BaseModel) -> DynamicCache:
-    """An empty cache for one generation."""
+def new_cache(base: BaseModel, most: int) -> DynamicCache:
+    """An empty cache for one generation of at most so many tokens, prompt included."""
     cache = DynamicCache(config=base.module.config)
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [RoomyLayer(most) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

@@ -87,7 +87,8 @@ def plan(plan: str | None, config_file: str | None, preset: str | None, **flags:
     spec = spec_of(base, config.layers, config.seed)
     console.print(plan_table(base, spec, config.learning_rate))
     beside = [spec_of(base, str(layer), config.seed) for layer in (0, base.num_layers - 1)]
-    console.print(cost_table(base, [spec, *(each for each in beside if each.name != spec.name)], config))
+    scan = [spec_of(base, each, config.seed) for each in ("all", *map(str, range(base.num_layers)))]
+    console.print(cost_table(base, [spec, *(each for each in beside if each.name != spec.name)], config, scan))
     for note in choice_notes(config.layers):
         console.print(note, style="dim")
 

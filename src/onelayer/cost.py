@@ -1,10 +1,10 @@
-"""Rough memory and time of a run on one GPU, from shapes alone: what ``onelayer plan`` prints before anything is loaded.
+"""Rough time of a run on one GPU, from shapes alone: what ``onelayer plan`` prints before anything is loaded.
 
 Nothing here is measured. Times are upper bounds in tokens (every prompt and completion as long as allowed) at an assumed
 share of a GPU's peak, so they compare arms with each other better than they predict a clock.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onelayer.config import TrainConfig
+from onelayer.memory import memory_of
 from onelayer.model import BaseModel
 from onelayer.specs import ArmSpec
 from onelayer.update import updates_per_step
@@ -43,47 +44,6 @@ GPUS = (
 )
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes that an arm's run takes at its fullest, by what they are for."""
-
-    weights: int
-    arm: int
-    """Masters, forward copies, optimizer moments and gradients of what trains."""
-    sampling: int
-    """Keys and values of the rows that decode together."""
-    update: int
-    """Activations of a micro-batch from the lowest trained layer up, and the logits of a chunk."""
-
-    @property
-    def peak(self) -> int:
-        """Sampling and updating take turns."""
-        return self.weights + self.arm + max(self.sampling, self.update)
-
-
-def memory_of(base: BaseModel, spec: ArmSpec, config: TrainConfig) -> Memory:
-    """Memory of training one arm with pinned lengths: every prompt and completion as long as allowed."""
-    size = base.dtype.itemsize
-    trained = spec.trained_parameters(base, spec.rates)
-    copies = 0 if size == 4 else size
-    tokens = config.max_prompt_length + config.max_completion_length
-    shape: Any = base.module.config
-    head_dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-    values = shape.num_key_value_heads * head_dim
-    rows = min(config.max_rows, config.train_batch_size * config.num_generations)
-    # Kept for the backward pass of a layer, in elements a token: inputs of both norms and of all seven matrix products,
-    # queries, keys, values and the two factors of the gated product; and both norms' inputs in fp32.
-    kept = size * (7 * shape.hidden_size + 2 * shape.num_attention_heads * head_dim + 2 * values)
-    kept += size * 4 * shape.intermediate_size + 4 * 2 * shape.hidden_size
-    logits = 3 * 4 * config.logprob_chunk * base.head.out_features
-    return Memory(
-        weights=size * base.num_parameters,
-        arm=trained * (4 + copies + 8 + 4),
-        sampling=rows * tokens * base.num_layers * 2 * values * size,
-        update=config.micro_batch_size * tokens * _layers_above(base, spec) * kept + logits,
-    )
-
-
 def hours_of(base: BaseModel, spec: ArmSpec, config: TrainConfig, gpu: Gpu) -> float:
     """Hours of training one arm on one GPU. Scoring is not counted.
 
@@ -105,20 +65,27 @@ def hours_of(base: BaseModel, spec: ArmSpec, config: TrainConfig, gpu: Gpu) -> f
     operations += 2 * rows * length * head * (1 + forwards + 2 * config.num_iterations)
     batches = turns * -(-drawn // config.max_rows)
     grown = (config.max_prompt_length + length / 2) / (config.max_prompt_length + length)
-    read = batches * length * (memory_of(base, spec, config).sampling * grown + base.dtype.itemsize * (body + head))
+    read = batches * length * (_cache_bytes(base, config) * grown + base.dtype.itemsize * (body + head))
     seconds = operations / (COMPUTE_SHARE * gpu.flops) + read / (BANDWIDTH_SHARE * gpu.bandwidth)
     return config.steps * seconds / 3600
 
 
-def cost_table(base: BaseModel, specs: Iterable[ArmSpec], config: TrainConfig) -> RenderableType:
-    """Peak memory of each arm, and its hours on each GPU that has as much, as a rich renderable."""
+def cost_table(
+    base: BaseModel, specs: Iterable[ArmSpec], config: TrainConfig, scan: Sequence[ArmSpec] = ()
+) -> RenderableType:
+    """Peak memory of each arm, and its hours on each GPU that has as much, as a rich renderable.
+
+    ``scan`` are arms that train side by side; a row of their own has their memory.
+    """
     table = Table(title="rough cost on one GPU", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in ("arm", "memory", *(gpu.name for gpu in GPUS)):
         table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
     for spec in specs:
-        peak = memory_of(base, spec, config).peak
+        peak = memory_of(base, [spec], config).peak
         hours = [f"{hours_of(base, spec, config, gpu):,.3g} h" if peak < gpu.memory else "-" for gpu in GPUS]
         table.add_row(spec.name, f"{peak / 1e9:,.1f} GB", *hours)
+    if scan:
+        table.add_row("full and every layer", f"{memory_of(base, scan, config).peak / 1e9:,.1f} GB", *[""] * len(GPUS))
     rows = config.train_batch_size * config.num_generations
     notes = [
         f"{config.steps} steps of {rows:,} completions, all taken as long as allowed ({config.max_prompt_length} + "
@@ -129,6 +96,15 @@ def cost_table(base: BaseModel, specs: Iterable[ArmSpec], config: TrainConfig) -
     if _turns(config) > 1:
         notes.append(f"every completion stands for an episode of {_turns(config)} turns, each with a prompt of its own")
     return Group(table, *(Text(note, style="dim") for note in notes))
+
+
+def _cache_bytes(base: BaseModel, config: TrainConfig) -> int:
+    """Keys and values of the rows of a step that decode together."""
+    shape: Any = base.module.config
+    head_dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+    rows = min(config.max_rows, config.train_batch_size * config.num_generations)
+    tokens = config.max_prompt_length + config.max_completion_length
+    return int(rows * tokens * base.num_layers * 2 * shape.num_key_value_heads * head_dim * base.dtype.itemsize)
 
 
 def _layers_above(base: BaseModel, spec: ArmSpec) -> int:

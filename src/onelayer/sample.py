@@ -178,7 +178,7 @@ def generate(
     if recorder:
         recorder.place(torch.arange(count), owner, source, column=0)
     position = position_ids(mask)
-    cache = new_cache(base)
+    cache = new_cache(base, width + length)
     output = base.decoder(
         input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
     )

@@ -1,0 +1,93 @@
+"""Peak memory of a run from shapes alone: what ``onelayer plan`` prints before anything is loaded.
+
+``benchmarks/memory.py`` compares it with what runs take. Counted are tensors; Python, libraries and a GPU's context come
+on top.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onelayer.config import TrainConfig
+from onelayer.model import BaseModel
+from onelayer.sample import PICKED_ROWS
+from onelayer.specs import ArmSpec
+from onelayer.trunk import kept_layer, lowest_layer
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the fullest moment of a run, by what they are for."""
+
+    weights: int
+    arms: int
+    """Masters, forward copies and optimizer moments of all arms that train side by side."""
+    trunks: int
+    """Hidden states that the arms keep from sampling for their updates."""
+    sampling: int
+    """Keys and values of the rows that decode together, and the distributions that tokens are drawn from."""
+    update: int
+    """Of one arm at a time: gradients, activations of a micro-batch from its lowest layer up, and logits of a chunk."""
+
+    @property
+    def peak(self) -> int:
+        """Sampling and updating take turns."""
+        return self.weights + self.arms + self.trunks + max(self.sampling, self.update)
+
+
+def memory_of(base: BaseModel, specs: Sequence[ArmSpec], config: TrainConfig) -> Memory:
+    """Memory of arms that train side by side, every prompt and completion as long as allowed.
+
+    Scoring is taken to fill batches of ``max_rows``.
+    """
+    size = base.dtype.itemsize
+    shape: Any = base.module.config
+    tokens = config.max_prompt_length + config.max_completion_length
+    heads, values = _head_widths(base)
+    drawn = config.train_batch_size * config.num_generations * (config.max_env_steps or 1)
+    kept = [kept_layer(base, lowest_layer(base, spec.rates), drawn, tokens, config.trunk_bytes) for spec in specs]
+    trained = [spec.trained_parameters(base, spec.rates) for spec in specs]
+    vocabulary = base.head.out_features
+    return Memory(
+        weights=size * base.num_parameters,
+        arms=sum(trained) * (4 + 8 + (0 if size == 4 else size)),
+        trunks=sum(drawn * tokens * shape.hidden_size * size for layer in kept if layer is not None),
+        sampling=config.max_rows * tokens * base.num_layers * 2 * values * size
+        # Logits in fp32; of some rows also their mass, its sum, and the comparison with the draw.
+        + vocabulary * (4 * config.max_rows + (3 * 8 + 1) * min(PICKED_ROWS, config.max_rows)),
+        update=max(
+            4 * count + _update(base, spec, config, heads, values) for count, spec in zip(trained, specs, strict=True)
+        ),
+    )
+
+
+def _head_widths(base: BaseModel) -> tuple[int, int]:
+    """Elements of a token's queries, and of its keys (or values), in one layer."""
+    shape: Any = base.module.config
+    head_dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+    return shape.num_attention_heads * head_dim, shape.num_key_value_heads * head_dim
+
+
+def _update(base: BaseModel, spec: ArmSpec, config: TrainConfig, queries: int, values: int) -> int:
+    """Activations of a micro-batch and logits of a chunk, in bytes."""
+    shape: Any = base.module.config
+    size = base.dtype.itemsize
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    longest = config.max_prompt_length + config.max_completion_length
+    rows = max(1, min(config.micro_batch_size, config.micro_batch_tokens // longest))
+    tokens = rows * longest
+    # Kept for the backward pass of a layer whose weights are frozen, in elements a token: the inputs of both norms,
+    # queries, output of attention, keys and values repeated for all heads, three vectors of the gated product; Qwen3
+    # norms queries and keys before. A layer that trains also keeps the inputs of its products and of its norms' weights.
+    frozen = 2 * hidden + 4 * queries + 3 * inner
+    if any("q_norm" in name for name in base.parts):
+        frozen += queries + values
+    trained = 4 * hidden + 2 * queries + values + inner
+    lowest = lowest_layer(base, spec.rates)
+    training = {base.parts[name].layer for name in spec.rates} - {None}
+    kept = frozen * (base.num_layers - lowest) + trained * len(training)
+    # On the way down: the gradients of the widest vectors of a layer.
+    passing = 3 * inner + 2 * hidden
+    chunk = min(config.logprob_chunk, rows * config.max_completion_length)
+    logits: int = 4 * 3 * chunk * base.head.out_features
+    return int(size * tokens * (kept + passing)) + logits
