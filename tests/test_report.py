@@ -1,6 +1,7 @@
 """The report: what is read, the sentences, the terminal table, pictures and CSV, and the page in a real browser."""
 
 import csv
+import html
 import io
 import json
 import math
@@ -371,6 +372,38 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     profile = invented(model=SCRIPT)
     profile["strategies"][0]["name"] = MARKUP
     return write_report([write_scan(tmp_path_factory.mktemp("page") / "scan", profile)]).html
+
+
+@pytest.fixture(scope="module")
+def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scan whose completions, sentences and names are scripts and markup."""
+    folder = write_scan(tmp_path_factory.mktemp("hostile") / "scan", invented(task=SCRIPT))
+    turn = {"observation": SCRIPT, "completion": SCRIPT, "action": MARKUP, "valid": False}
+    episode = {"rank": "best", "goal": SCRIPT, "reason": SCRIPT, "steps": [turn]}
+    (folder / "arms/full/trajectories.jsonl").write_text(json.dumps(episode) + "\n")
+    row = {"step": 40, "reward": 0.5, "stopped": SCRIPT, "warning": MARKUP, f"guard/{SCRIPT}": 2}
+    with (folder / "arms/layer-00/metrics.jsonl").open("a") as metrics:
+        metrics.write(json.dumps(row) + "\n")
+    (folder / "arms" / f"layer-01{MARKUP.replace('/', '')}").mkdir()
+    return write_report([folder]).html
+
+
+def test_what_models_and_data_say_is_text_on_the_page(hostile_page: Path) -> None:
+    body = without_scripts(hostile_page.read_text())
+    assert SCRIPT not in body and MARKUP not in body
+    assert body.count(html.escape(SCRIPT).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")) >= 5
+
+
+def test_a_script_in_a_completion_is_shown_and_not_run(browser: Any, hostile_page: Path) -> None:
+    opened(browser, hostile_page)
+    assert browser.get_log("browser") == []
+    assert requested(browser) == [hostile_page.as_uri()]
+    assert browser.title != "pwned"
+    assert [element.text for element in browser.find_elements("class name", "notice")][:2] == [SCRIPT, MARKUP]
+    for details in browser.find_elements("class name", "episode"):
+        browser.execute_script("arguments[0].open = true", details)
+        assert SCRIPT in details.find_element("tag name", "pre").text
+        assert MARKUP in details.find_element("tag name", "code").text
 
 
 def test_the_page_opens_without_errors_and_shows_every_figure(browser: Any, page: Path) -> None:
