@@ -171,7 +171,9 @@ def test_other_code_data_or_settings_are_refused_with_the_difference(
         go(folder, base, resume=True)
     monkeypatch.setattr(setup, "source_hashes", source_hashes)
     monkeypatch.setattr(setup, "hardware", lambda base: "abacus")
-    assert "now 'abacus': the last bits of what follows may differ" in go(folder, base, resume=True)
+    printed = go(folder, base, resume=True, max_rows=8)
+    assert "now 'abacus': the last bits of what follows may differ" in printed
+    assert "config.max_rows was 24, now 8: the results are the same" in printed
 
 
 def test_only_code_that_computes_counts() -> None:

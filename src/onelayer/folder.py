@@ -45,8 +45,9 @@ NO_EFFECT_ON_ARMS = (
 
 
 MANIFEST, MANIFEST_BEFORE = "manifest.json", "manifest.before.json"
-ONLY_NOTED = ("hardware",)
-"""Keys of the manifest that a continued run may have otherwise; it is told."""
+ONLY_NOTED = ("hardware", "config.max_rows")
+"""Keys of the manifest that a continued run may have otherwise; it is told. Fewer rows at once are what helps a run that
+the system killed for its memory."""
 KEPT_BY_CHECKSUM = ("delta.safetensors", "scores.parquet")
 SHOWN_DIFFERENCES = 8
 
@@ -108,11 +109,14 @@ class RunFolder:
         found, notes = cls._read_manifest(path)
         was, now = _flat({key: found.get(key) for key in manifest}), _flat(manifest)
         differing = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
-        if refused := [key for key in differing if key.partition(".")[0] not in ONLY_NOTED]:
+        if refused := [key for key in differing if key not in ONLY_NOTED]:
             shown = "; ".join(_difference(key, was, now) for key in refused[:SHOWN_DIFFERENCES])
             more = f"; and {len(refused) - SHOWN_DIFFERENCES} more" if len(refused) > SHOWN_DIFFERENCES else ""
             raise UserError(f"output '{path}' cannot be resumed, {len(refused)} settings differ: {shown}{more}")
-        notes += [f"{_difference(key, was, now)}: the last bits of what follows may differ" for key in differing]
+        for key in differing:
+            same = key == "config.max_rows" and manifest["device"] == "cpu"
+            what = "the results are the same" if same else "the last bits of what follows may differ"
+            notes.append(f"{_difference(key, was, now)}: {what}")
         folder = cls(path, found, notes)
         remove_leftovers(path)
         for name in folder.manifest["arms"]:
@@ -165,6 +169,8 @@ class RunFolder:
         """The configuration as it is for a step of a set: with the rows that memory allowed."""
         pinned = [cut for cut in self.manifest["cuts"] if cut["set"] == place and cut["step"] <= step]
         rows = {key: value for cut in pinned for key, value in cut.items() if key not in ("set", "step")}
+        if "max_rows" in rows:
+            rows["max_rows"] = min(rows["max_rows"], config.max_rows)
         return config.model_copy(update=rows)
 
     def cut_steps(self, place: int) -> list[int]:
