@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from onelayer.algorithms.gigpo import gigpo_advantages
 from onelayer.batch import Batch
@@ -17,6 +19,7 @@ from onelayer.environments.local import LocalPool
 from onelayer.episodes import Episode, Turn, collect, evaluate, pad_width, play, to_batch
 from onelayer.errors import RunStopped, UserError
 from onelayer.model import BaseModel
+from onelayer.run import open_run
 from onelayer.sample import Key, Sampling
 from onelayer.setup import load_splits
 from onelayer.specs import create_arm, spec_of
@@ -185,12 +188,27 @@ def test_failed_episodes_teach_nothing_and_score_nothing(base: BaseModel, tmp_pa
     assert 0 < max(line["episode/ended/error"] for line in logged) < 1
 
 
+def test_faults_and_long_prompts_are_said(base: BaseModel, tmp_path: Path) -> None:
+    task = game(dict.fromkeys(range(8, 13), "reset"), max_prompt_length=len("goal say 3 . see 0 of 3 . <action>"))
+    config, console = config_of(**TURNS), Console(file=StringIO(), width=200)
+    data = load_splits(base, task, config)
+    with open_run(base, task, data, config, [0], tmp_path / "run", console) as run:
+        run.train([spec_of(base, "2", 0)])
+    said = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "base: 5 test episodes ended at a prompt over max_prompt_length" in said
+    assert said.count("the environment failed: episode with seed") == 1
+    assert "OSError: the door is locked; metrics.jsonl counts all that follow (episode/ended/error)" in said
+
+
 def test_no_episode_at_all_stops_the_run(base: BaseModel, tmp_path: Path) -> None:
     faults: dict[int, Any] = dict.fromkeys(range(8, 18), "reset")
     with pytest.raises(RunStopped, match=r"no episode of step 0 could be played.*the door is locked"):
         run_in(tmp_path / "run", base, ["2"], task=game(faults), **TURNS)
+    config = config_of(**TURNS)
+    data = load_splits(base, game(), config)["train"]
+    arm = create_arm(base, spec_of(base, "2", 0), config)
     with pytest.raises(RunStopped, match="over max_prompt_length"):
-        run_in(tmp_path / "long", base, ["2"], task=game(max_prompt_length=9), **TURNS)
+        collect(base, game(max_prompt_length=9), data, [arm], 0, config)
 
 
 def test_a_prompt_that_grows_too_long_ends_its_episode(base: BaseModel) -> None:
@@ -203,6 +221,10 @@ def test_a_context_too_short_is_one_sentence(base: BaseModel) -> None:
     config = config_of(**{**TURNS, "max_prompt_length": 128})
     with pytest.raises(UserError, match="context of 128 tokens, and max_prompt_length with max_completion_length"):
         load_splits(base, game(), config)
+    with pytest.raises(
+        UserError, match=r"first prompts of 4 episodes have 34 to 34 tokens .* over max_prompt_length 9"
+    ):
+        load_splits(base, game(max_prompt_length=9), config_of(**TURNS))
     with pytest.raises(UserError, match="played in turns"):
         game().reward(prompts=[], completions=[])
 
@@ -287,6 +309,7 @@ def test_the_shown_episodes_are_the_best_and_the_worst() -> None:
 
 
 @given(st.integers(1, 100_000))
+@settings(deadline=None)
 def test_pad_widths_are_few_and_near(length: int) -> None:
     width = pad_width(length)
     assert length <= width <= max(32, 1.5 * length)

@@ -16,9 +16,10 @@ from onelayer.environments.household import Household
 from onelayer.environments.policies import pretraining_text
 from onelayer.environments.prompting import parse_action, render_prompt
 from onelayer.episodes import evaluate
+from onelayer.errors import UserError
 from onelayer.model import BaseModel, load_base
 from onelayer.scores import read_scores
-from onelayer.setup import load_splits
+from onelayer.setup import load_splits, load_task
 from onelayer.tasks.household import MAX_STEPS, STARTS, NumberedHousehold, household_task
 
 NAME = "bundled:qwen3-household"
@@ -56,6 +57,22 @@ def test_pretraining_plays_the_train_split_alone(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Household, "__init__", spy)
     next(pretraining_text(random.Random(0)))
     assert [environment.split for environment in made] == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"benchmarks": "gsm8k"}, "benchmarks is for training sets; task 'household' does not read it"),
+        ({"selection_size": 9}, "selection_size is for problems of your own .* and training sets; task 'household'"),
+        ({"env_workers": 9}, "env_workers is for the task alfworld; task 'household'"),
+        ({"task": "arithmetic", "algorithm": "grpo", "max_env_steps": 4}, "max_env_steps is for tasks .*'arithmetic'"),
+        ({"task": "numinamath", "algorithm": "grpo", "test_size": 4}, "test_size is for problems of your own"),
+        ({"task": None, "dataset": "x.jsonl", "reward": "r.py:f", "chat": True}, "chat is for .*; --dataset does not"),
+    ],
+)
+def test_options_that_a_task_would_not_read_are_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        load_task(config_of(**options))
 
 
 def naive_greedy_wins(seeds: range) -> list[bool]:

@@ -219,17 +219,19 @@ class Run:
         self._refresh_page()
 
     def _say_failures(self, step: int, results: Sequence[tuple[Arm, Record]]) -> None:
-        """Say it, once, when a grader gives no verdict: what it cannot judge must not pass for wrong answers."""
+        """Say it, once, when a grader gives no verdict or an environment fails: neither must pass for a wrong answer."""
         completions = self.config.train_batch_size * self.config.num_generations
         for arm, record in results:
             counts: dict[str, int] = {
                 reason: round(record.get(f"grader/{reason}", 0.0) * completions) for reason in FAILURES
             }
-            if not self._failures_said and (sentence := failure_sentence(counts, completions)):
+            sentence, metric = failure_sentence(counts, completions), "grader/..."
+            if isinstance(self.task, AgenticTask) and record.get("episode/ended/error"):
+                sentence, metric = f"the environment failed: {self.task.pool.failures[-1]}", "episode/ended/error"
+            if sentence and not self._failures_said:
                 self._failures_said = True
-                self.progress.say(
-                    f"[yellow]{arm.name}, step {step + 1}: {sentence}; metrics.jsonl counts all that follow (grader/...)[/]"
-                )
+                told = f"{arm.name}, step {step + 1}: {sentence}; metrics.jsonl counts all that follow ({metric})"
+                self.progress.say(f"[yellow]{escape(told)}[/]")
 
     def _refresh_page(self) -> None:
         """Write the page anew now and then, for at most a twentieth of the time."""
@@ -313,6 +315,8 @@ class Run:
             played = self._played(place, tensors)
             if failures := task.pool.failures[failed:]:
                 self.progress.say(escape(f"{name}: {len(failures)} test episodes failed, the first: {failures[0]}"))
+            if too_long := played.summary()["episode_ends"].get("too_long"):
+                self.progress.say(f"{name}: {too_long:g} test episodes ended at a prompt over max_prompt_length")
             write_trajectories(self.folder.arm(name) / "trajectories.jsonl", played.episodes)
             results.append((played.scores, played.summary()))
         return results

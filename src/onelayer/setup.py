@@ -17,18 +17,21 @@ from onelayer.files import checksum
 from onelayer.folder import NO_EFFECT_ON_ARMS
 from onelayer.graders.code_sandbox import shared_sandbox
 from onelayer.model import BaseModel, load_base
-from onelayer.prompts import EncodedSplit, encode_split
+from onelayer.prompts import EncodedSplit, encode_prompt, encode_split
 from onelayer.rowwise import MIN_ROWS
 from onelayer.source import source_hashes
-from onelayer.tasks import get_task
+from onelayer.tasks import get_task, require_known
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Split, Task
 from onelayer.tasks.benchmarks import is_training_set
 from onelayer.tasks.dataset import DatasetTask, load_reward, load_rows
+from onelayer.tasks.readers import refuse_unread
 from onelayer.tasks.training import load_training_task
 
 TINY_MODEL = 20_000_000
 """Under this many parameters a second CPU thread costs more than it gives."""
+PROBED = 4
+"""Start states whose first prompts are written before a run."""
 SPLITS: tuple[Split, ...] = ("train", "selection", "test")
 
 
@@ -36,19 +39,24 @@ def load_task(config: TrainConfig) -> Task:
     """The bundled task, the task of a training set, or the user's own problems and reward.
 
     Raises:
-        UserError: no such task, data that cannot be used, or a sandbox that is required and has a hole.
+        UserError: no such task, an option that it would not read, data that cannot be used, or a sandbox that is
+            required and has a hole.
     """
-    if config.task is not None:
-        task = load_training_task(config) if is_training_set(config.task) else get_task(config.task, config)
-        start_sandbox(config.task, getattr(task, "runs_programs", False), require=config.require_sandbox)
-        return task
-    start_sandbox(config.dataset, False, require=config.require_sandbox)
-    assert config.dataset is not None and config.reward is not None
-    reward = load_reward(config.reward)
-    rows = load_rows(config.dataset)
-    return DatasetTask(
-        Path(config.dataset).stem, rows, reward, config.prompt_column, config.selection_size, config.test_size
-    )
+    if config.task is None:
+        refuse_unread(config, training_set=False)
+        start_sandbox(config.dataset, False, require=config.require_sandbox)
+        assert config.dataset is not None and config.reward is not None
+        reward = load_reward(config.reward)
+        rows = load_rows(config.dataset)
+        return DatasetTask(
+            Path(config.dataset).stem, rows, reward, config.prompt_column, config.selection_size, config.test_size
+        )
+    require_known(config.task)
+    training_set = is_training_set(config.task)
+    refuse_unread(config, training_set=training_set)
+    task = load_training_task(config) if training_set else get_task(config.task, config)
+    start_sandbox(config.task, getattr(task, "runs_programs", False), require=config.require_sandbox)
+    return task
 
 
 def start_sandbox(name: str | None, runs_programs: bool, *, require: bool) -> None:
@@ -99,7 +107,11 @@ def load_splits(base: BaseModel, task: Task, config: TrainConfig) -> dict[Split,
     longest = config.max_prompt_length + config.max_completion_length
     if isinstance(task, AgenticTask):
         return _start_states(base, task, longest)
-    _refuse_options_of_turns(task, config)
+    if config.algorithm == "gigpo":
+        raise UserError(
+            f"algorithm gigpo is for tasks that are played in turns (household, alfworld), not for '{task.name}'; "
+            "with single answers it would be grpo"
+        )
     data = {split: encode_split(base, task, split, config.max_prompt_length) for split in SPLITS}
     needed = max(split.width for split in data.values()) + config.max_completion_length
     if needed > base.max_length:
@@ -110,18 +122,6 @@ def load_splits(base: BaseModel, task: Task, config: TrainConfig) -> dict[Split,
     return data
 
 
-def _refuse_options_of_turns(task: Task, config: TrainConfig) -> None:
-    """Refuse what a task with single answers would not read."""
-    if config.algorithm == "gigpo":
-        raise UserError(
-            f"algorithm gigpo is for tasks that are played in turns (household, alfworld), not for '{task.name}'; "
-            "with single answers it would be grpo"
-        )
-    for name in ("history_length", "max_env_steps", "env_workers", "env_timeout", "invalid_action_penalty_coef"):
-        if getattr(config, name) != TrainConfig.model_fields[name].default:
-            raise UserError(f"option {name} is for tasks that are played in turns, and '{task.name}' is not one")
-
-
 def _start_states(base: BaseModel, task: AgenticTask, longest: int) -> dict[Split, EncodedSplit]:
     """The start states of all splits; prompts of up to ``longest`` tokens with their completion are written in play."""
     if longest > base.max_length:
@@ -129,7 +129,24 @@ def _start_states(base: BaseModel, task: AgenticTask, longest: int) -> dict[Spli
             f"model '{base.name}' has a context of {base.max_length} tokens, and max_prompt_length with "
             f"max_completion_length makes {longest}; lower one of them"
         )
+    _probe(base, task)
     return {split: EncodedSplit(problems := list(task.problems(split)), [[] for _ in problems], 0) for split in SPLITS}
+
+
+def _probe(base: BaseModel, task: AgenticTask) -> None:
+    """Write the first prompts of a few start states, before a run writes anything.
+
+    Raises:
+        UserError: all of them are too long, or the tokenizer cannot encode them.
+    """
+    begun = task.pool.reset([problem.id for problem in task.problems("test")[:PROBED]])
+    prompts = [task.prompt(info, [], observation) for observation, info in begun if "error" not in info]
+    lengths = [len(encode_prompt(base, prompt)) for prompt in prompts]
+    if lengths and min(lengths) > task.max_prompt_length:
+        raise UserError(
+            f"task '{task.name}': the first prompts of {len(lengths)} episodes have {min(lengths)} to {max(lengths)} "
+            f"tokens for '{base.name}', all over max_prompt_length {task.max_prompt_length}; raise it"
+        )
 
 
 def versions() -> dict[str, str]:
