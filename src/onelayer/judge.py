@@ -19,6 +19,7 @@ from onelayer.files import write_json
 from onelayer.plan import parse_plan
 from onelayer.profile import Profile, build_profile
 from onelayer.recommend import Candidate, recommend
+from onelayer.report.data import check_record, parse_object
 from onelayer.report.html import ReportFiles, write_report
 from onelayer.scores import UNJUDGED, read_scan
 from onelayer.specs import ranking_of_profile
@@ -153,14 +154,19 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{folder} is not the folder of a scan: it has no manifest.json") from error
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(manifest, dict) or type(manifest.get("num_layers")) is not int or "versions" not in manifest:
+        raise UserError(f"{path} is damaged: it has no number 'num_layers', or no 'versions'")
     return manifest
 
 
 def _read_records(folder: Path) -> Records:
     records: Records = defaultdict(list)
     for path in sorted(folder.glob("arms/*/arm.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = dict(parse_object(path.read_text(encoding="utf-8"), str(path)))
+        check_record(record, str(path))
+        if not isinstance(record.get("arm"), str) or not isinstance(record.get("kind"), str):
+            raise UserError(f"{path} has no 'arm' or no 'kind'; restore it")
         records[record["arm"]].append(record)
     return dict(records)

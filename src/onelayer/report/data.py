@@ -192,6 +192,43 @@ def _read_object(path: Path) -> Mapping[str, Any]:
     return parse_object(path.read_text(encoding="utf-8"), str(path)) if path.exists() else {}
 
 
+TEXTS = ("arm", "name", "kind", "plan", "stopped", "engine", "command", "base_model", "revision", "base_hash")
+NUMBERS = ("score", "selection_score", "seconds", "trained_parameters", "layer", "seed", "learning_rate", "dropped_at")
+NORMS = ("change_norms", "first_gradient_norms")
+
+
+def check_record(record: Mapping[str, Any], where: str) -> None:
+    """Refuse an ``arm.json`` with values of the wrong kind; keys may be missing, or unknown.
+
+    Raises:
+        UserError: a value that is none of its key.
+    """
+    for key, value in record.items():
+        text = key in TEXTS and not isinstance(value, str | None)
+        number = key in NUMBERS and not (value is None or is_number(value))
+        norms = key in NORMS and not (isinstance(value, Mapping) and all(is_number(norm) for norm in value.values()))
+        if text or number or norms:
+            raise UserError(f"{where} has a '{key}' that is {value!r}; restore it")
+
+
+def check_metrics(row: Mapping[str, Any], where: str) -> None:
+    """Refuse a row of ``metrics.jsonl`` that is not a step with numbers, and sentences where they belong.
+
+    Raises:
+        UserError: something else.
+    """
+    if type(row.get("step")) is not int:
+        raise UserError(f"{where} has no number 'step'; restore it or remove it")
+    for key, value in row.items():
+        if not (isinstance(value, str | None) if key in ("stopped", "warning") else value is None or is_number(value)):
+            raise UserError(f"{where} has a '{key}' that is {value!r}; restore it or remove it")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
 def layer_change(scan: Scan) -> dict[int, float]:
     """Layer -> norm of its change under full training (the first seed's); empty where it was not recorded.
 
@@ -213,16 +250,21 @@ def read_arm(folder: Path) -> Arm:
     assert name is not None  # the pattern matches every name
     metrics = folder / "metrics.jsonl"
     lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
+    record = _read_object(folder / "arm.json")
+    check_record(record, str(folder / "arm.json"))
+    rows = [
+        (parse_object(line, where := f"{metrics}, line {number},"), where)
+        for number, line in enumerate(lines, start=1)
+        if line.endswith("\n")
+    ]
+    for row, where in rows:
+        check_metrics(row, where)
     return Arm(
         name=folder.name,
         layer=int(name["layer"]) if name["layer"] else None,
         seed=int(name["seed"] or 0),
-        record=_read_object(folder / "arm.json"),
-        metrics=tuple(
-            parse_object(line, f"{metrics}, line {number},")
-            for number, line in enumerate(lines, start=1)
-            if line.endswith("\n")
-        ),
+        record=record,
+        metrics=tuple(row for row, _ in rows),
     )
 
 
@@ -245,10 +287,14 @@ def read_scan(folder: Path) -> Scan:
     if not isinstance(settings, Mapping):
         raise UserError(f"{config} should hold `key: value` lines")
     records = {arm.plan: arm.record for arm in reversed(arms)}
+    manifest = _read_object(folder / "manifest.json")
+    layers = manifest.get("num_layers", 1)
+    if not isinstance(manifest.get("arms", {}), Mapping) or type(layers) is not int or layers < 1:
+        raise UserError(f"{folder / 'manifest.json'} should hold 'arms' by name and a number 'num_layers'; restore it")
     return Scan(
         folder=folder.resolve(),
         view=View.of(Profile.load(path), records) if path.exists() else None,
         settings=settings,
-        manifest=_read_object(folder / "manifest.json"),
+        manifest=manifest,
         arms=tuple(arms),
     )

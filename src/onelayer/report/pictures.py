@@ -114,8 +114,9 @@ def draw(view: View, paths: Sequence[Path]) -> None:
                 [row.place for row, _ in group],
                 [value for _, value in group],
                 yerr=[
-                    [value - low for (low, _), (_, value) in zip(intervals, group, strict=True)],
-                    [high - value for (_, high), (_, value) in zip(intervals, group, strict=True)],
+                    # A file that was changed by hand may have its point outside of its interval.
+                    [max(0.0, value - low) for (low, _), (_, value) in zip(intervals, group, strict=True)],
+                    [max(0.0, high - value) for (_, high), (_, value) in zip(intervals, group, strict=True)],
                 ],
                 fmt=look.matplotlib,
                 color=look.colour,
