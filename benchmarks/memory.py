@@ -26,7 +26,6 @@ SETTINGS = {
     "42M, all, 4 rows a pass": {"plans": ["all"], "micro": 4},
     "42M, layer 6, 192 tokens": {"plans": ["6"], "length": 192},
     "42M, all and 12 layers": {"plans": ["all", *map(str, range(12))], "micro": 4},
-    "42M, all and 12 layers, 208 rows": {"plans": ["all", *map(str, range(12))], "micro": 4, "max_rows": 208},
     "vocabulary 65536, layer 3 of 6": {"plans": ["3"], "layers": 6, "width": 256, "vocabulary": 65536},
 }
 

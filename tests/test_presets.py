@@ -108,10 +108,10 @@ def test_memory_by_hand() -> None:
     # 28 trained layers against one, beside the same logits and what passes on the way down; gradients of 4 bytes.
     rows = min(config.micro_batch_size, config.micro_batch_tokens // 4096)
     frozen, trained = 2 * 2048 + 4 * 2048 + 3 * 6144 + 2048 + 1024, 4 * 2048 + 2 * 2048 + 1024 + 6144
-    both = 2 * rows * 4096 * (3 * 6144 + 2 * 2048) + 3 * 4 * 1024 * 151936
-    assert last.update == 4 * 50_336_000 + both + 2 * rows * 4096 * (frozen + trained)
-    assert full.update == 4 * 1_720_574_976 + both + 28 * 2 * rows * 4096 * (frozen + trained)
-    assert last.peak == last.weights + last.arms + max(last.sampling, last.update)
+    passing, logits = 2 * rows * 4096 * (3 * 6144 + 2 * 2048), 4 * 1024 * 151936
+    assert last.update == 4 * 50_336_000 + passing + 2 * logits + 2 * rows * 4096 * (frozen + trained)
+    assert full.update == 4 * 1_720_574_976 + passing + 3 * logits + 28 * 2 * rows * 4096 * (frozen + trained)
+    assert last.peak == int(1.08 * (last.weights + last.arms + max(last.sampling, last.update)))
     # Side by side arms keep their own masters and moments, and are updated one after the other.
     both_arms = memory_of(base, [spec_of(base, plan, 0) for plan in ("all", "27")], config)
     assert both_arms.arms == full.arms + last.arms and both_arms.update == full.update
@@ -146,6 +146,8 @@ def test_plan_prints_memory_and_cost_without_weights(
     assert "rough cost on one GPU" in out
     assert re.search(r"full +[\d.]+ GB", out)
     assert re.search(r"layer-00 +[\d.]+ GB", out)
+    assert re.search(r"scan +[\d.]+ GB", out)
+    assert "…" not in out
     assert "computed, not measured" in out
 
 

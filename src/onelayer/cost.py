@@ -82,10 +82,10 @@ def cost_table(
         table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
     for spec in specs:
         peak = memory_of(base, [spec], config).peak
-        hours = [f"{hours_of(base, spec, config, gpu):,.3g} h" if peak < gpu.memory else "-" for gpu in GPUS]
+        hours = [_hours(hours_of(base, spec, config, gpu)) if peak < gpu.memory else "-" for gpu in GPUS]
         table.add_row(spec.name, f"{peak / 1e9:,.1f} GB", *hours)
     if scan:
-        table.add_row("full and every layer", f"{memory_of(base, scan, config).peak / 1e9:,.1f} GB", *[""] * len(GPUS))
+        table.add_row("scan", f"{memory_of(base, scan, config).peak / 1e9:,.1f} GB", *[""] * len(GPUS))
     rows = config.train_batch_size * config.num_generations
     notes = [
         f"{config.steps} steps of {rows:,} completions, all taken as long as allowed ({config.max_prompt_length} + "
@@ -93,9 +93,15 @@ def cost_table(
         f"computed, not measured: {COMPUTE_SHARE:.0%} of the peak arithmetic and {BANDWIDTH_SHARE:.0%} of the bandwidth "
         "on the data sheet; - does not fit",
     ]
+    if scan:
+        notes.append("scan: full training and every layer alone, side by side")
     if _turns(config) > 1:
         notes.append(f"every completion stands for an episode of {_turns(config)} turns, each with a prompt of its own")
     return Group(table, *(Text(note, style="dim") for note in notes))
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"
 
 
 def _cache_bytes(base: BaseModel, config: TrainConfig) -> int:
