@@ -26,19 +26,21 @@ needs_engine = pytest.mark.skipif(not installed, reason="the packages of onelaye
 @pytest.fixture(scope="module")
 def games(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alfworld")
-    write_games(6, folder, seed=3, held_out=1)
+    write_games(8, folder, seed=3, held_out=1)
     return folder / DATA_FOLDER
 
 
 @pytest.fixture
 def broken(games: Path, tmp_path: Path) -> Path:
-    """A copy of the games with four faults."""
+    """A copy of the games with six faults."""
     copy = tmp_path / DATA_FOLDER
     shutil.copytree(games, copy)
     files = sorted(copy.glob("train/**/game.tw-pddl"))
     files[0].write_text("{")
     files[1].write_text(json.dumps({"solvable": True, "grammar": ""}))
     (files[2].parent / "traj_data.json").unlink()
+    (files[4].parent / "traj_data.json").write_text("[1]")
+    files[5].write_text(json.dumps(json.loads(files[5].read_text()) | {"pddl_domain": 3}))
     files[3].write_text(json.dumps(json.loads(files[3].read_text()) | {"solvable": False}))
     return copy
 
@@ -50,7 +52,7 @@ def playable(folder: Path) -> Alfworld:
 @needs_engine
 def test_written_games_have_the_official_layout(games: Path) -> None:
     found = read_games("train", games)
-    assert sorted(game.task_type for game in found.games) == sorted(TASK_TYPES)
+    assert {game.task_type for game in found.games} == set(TASK_TYPES)
     assert (found.damaged, found.unsolvable, found.unsupported) == ((), 0, 0)
     data = json.loads((found.games[0].path.parent / "traj_data.json").read_text())
     assert found.games[0].path.parts[-3].startswith(data["task_type"] + "-")
@@ -143,9 +145,11 @@ def test_damaged_games_are_left_out_and_named(broken: Path) -> None:
     assert len(found.games) == 2
     assert found.unsolvable == 1
     reasons = "\n".join(found.damaged)
-    assert len(found.damaged) == 3
+    assert len(found.damaged) == 5
     assert "JSONDecodeError" in reasons
     assert "no pddl_domain, pddl_problem" in reasons
+    assert "no pddl_domain\n" in reasons + "\n"
+    assert "traj_data.json is no JSON object" in reasons
     assert "traj_data.json" in reasons
 
 
@@ -180,6 +184,10 @@ def test_wrong_requests_for_games_are_refused(games: Path, tmp_path: Path) -> No
         write_games(1, games.parent)
     with pytest.raises(UserError, match="no room with 99 receptacles"):
         write_games(1, tmp_path, min_receptacles=99)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written .*choose another folder"):
+        write_games(1, tmp_path / "file")
 
 
 def test_missing_games_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

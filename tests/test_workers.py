@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import psutil
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from onelayer.environments.base import Info, StepResult
 from onelayer.environments.household import Household
 from onelayer.environments.workers import WorkerPool
+from onelayer.errors import RunStopped
 from onelayer.graders.pool import WorkerLost
 from onelayer.graders.pool import WorkerPool as GradingPool
 
@@ -149,3 +151,22 @@ def test_episodes_end_by_themselves(pool: WorkerPool) -> None:
     results = [pool.step({0: "go"})[0] for _ in range(9)]
     assert [result[3] for result in results] == [False] * 8 + [True]
     assert pool.failures == []
+
+
+def _no_start() -> None:
+    os._exit(3)
+
+
+class _NeverStarts:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _no_start, ()
+
+
+def test_processes_that_never_start_stop_the_run() -> None:
+    with (
+        WorkerPool(_NeverStarts(), num_workers=1) as pool,  # type: ignore[arg-type]
+        pytest.raises(RunStopped, match=r"6 processes .* \(its process ended with code 3\).*__main__"),
+    ):
+        pool.reset(range(50))

@@ -106,7 +106,7 @@ def read_games(split: Split, folder: Path | None = None) -> Games:
             continue
         try:
             game = load_game(path)
-            task_type = json.loads((path.parent / "traj_data.json").read_text())["task_type"]
+            task_type = _read_object(path.parent / "traj_data.json")["task_type"]
         except (OSError, ValueError, KeyError) as error:
             damaged.append(f"{path.relative_to(root)}: {type(error).__name__}: {error}")
             continue
@@ -128,13 +128,20 @@ def load_game(path: Path) -> dict[str, Any]:
     """Read a ``game.tw-pddl`` file.
 
     Raises:
-        ValueError: it is not JSON, or a part is missing.
+        ValueError: it is not a JSON object, or a part is missing or no text.
     """
-    game = json.loads(path.read_text())
-    missing = [key for key in ("pddl_domain", "grammar", "pddl_problem") if key not in game]
+    game = _read_object(path)
+    missing = [key for key in ("pddl_domain", "grammar", "pddl_problem") if not isinstance(game.get(key), str)]
     if missing:
         raise ValueError(f"no {', '.join(missing)}")
-    return dict(game)
+    return game
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    value = json.loads(path.read_text())
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} is no JSON object")
+    return value
 
 
 class Alfworld:

@@ -12,10 +12,12 @@ and distances between locations (which the domain of alfworld 0.4 does not use).
 import hashlib
 import json
 import random
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from onelayer.environments.alfworld import DATA_FOLDER, TASK_TYPES, import_engine
@@ -74,7 +76,8 @@ def write_games(
         progress: called with (written, total) after each game.
 
     Raises:
-        UserError: numbers out of range, a package is missing, games are already there, or no room fits.
+        UserError: numbers out of range, a package is missing, games are already there, the folder cannot be written, or
+            no room fits. Nothing is written then.
     """
     held_out = max(6, number // 8) if held_out is None else held_out
     if number < 1 or held_out < 0:
@@ -83,6 +86,28 @@ def write_games(
     if root.exists():
         raise UserError(f"alfworld-games: {root} exists already; choose an empty folder.")
     engine = import_engine()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        partial = tempfile.TemporaryDirectory(dir=output)
+    except OSError as error:
+        raise UserError(f"alfworld-games: {output} cannot be written ({error}); choose another folder.") from error
+    with partial:
+        report = _write(engine, Path(partial.name), number, output, seed, held_out, min_receptacles, progress)
+        Path(partial.name, DATA_FOLDER).rename(root)
+    return report
+
+
+def _write(
+    engine: ModuleType,
+    partial: Path,
+    number: int,
+    output: Path,
+    seed: int,
+    held_out: int,
+    min_receptacles: int,
+    progress: Callable[[int, int], None] | None,
+) -> GamesReport:
+    """`write_games` into the folder ``partial``, which is left behind only when it is whole."""
     tables = load_tables()
     library = engine.borrow_library()
     wanted = {"train": number, "valid_seen": held_out, "valid_unseen": held_out}
@@ -110,7 +135,13 @@ def write_games(
             types[task_type] += 1
             sizes.append(len(scene.receptacles))
             lengths.append(len(commands))
-            _save(root / split, index, game | {"solvable": True, "walkthrough": commands}, goal, scene.number)
+            _save(
+                partial / DATA_FOLDER / split,
+                index,
+                game | {"solvable": True, "walkthrough": commands},
+                goal,
+                scene.number,
+            )
             if progress:
                 progress(len(sizes), sum(wanted.values()))
     engine.return_library(library)

@@ -21,9 +21,12 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from onelayer.environments.base import Environment, Info, StepResult
+from onelayer.errors import RunStopped
 
 Factory = Callable[[], Environment]
 """Makes an environment; has to be picklable (a function at the top of a module, or a `functools.partial` of one)."""
+MOST_LOST = 6
+"""Processes that may be lost one after the other before the first answer of a pool: then none will ever answer."""
 Request = tuple[int, str, Any]
 """Episode, kind (reset, replay, step) and content (seed, seed with actions, action)."""
 
@@ -111,6 +114,8 @@ class WorkerPool:
         self._workers = [_Worker(factory) for _ in range(num_workers)]
         self._episodes: dict[int, _Episode] = {}
         self._worker_of: dict[int, _Worker] = {}
+        self._lost: int | None = 0
+        """Processes lost without any answer yet; None once there was one."""
         self.failures: list[str] = []
         """One sentence for each episode that ended in an error, over the life of the pool."""
 
@@ -118,6 +123,9 @@ class WorkerPool:
         """Start one episode per seed and return the first observations; episode i belongs to ``seeds[i]``.
 
         An episode that could not start has an ``error`` in its info and is over.
+
+        Raises:
+            RunStopped: one process after the other was lost, and none has ever answered.
         """
         self._episodes = {number: _Episode(seed) for number, seed in enumerate(seeds)}
         homes = {seed: self._workers[i % len(self._workers)] for i, seed in enumerate(dict.fromkeys(seeds))}
@@ -148,7 +156,11 @@ class WorkerPool:
         self.close()
 
     def _ask(self, requests: Iterable[Request]) -> dict[int, StepResult]:
-        """Send requests to their processes and gather the answers, replacing processes on the way."""
+        """Send requests to their processes and gather the answers, replacing processes on the way.
+
+        Raises:
+            RunStopped: one process after the other was lost, and none has ever answered.
+        """
         results: dict[int, StepResult] = {}
         pending: dict[_Worker, deque[Request]] = {}
         for request in requests:
@@ -172,7 +184,9 @@ class WorkerPool:
                 request = queue.popleft()
                 try:
                     self._record(results, request, worker.receive(answered, self.timeout))
+                    self._lost = None
                 except _ProcessLost as loss:
+                    self._count(loss)
                     if request[0] in again:
                         self._record(results, request, failure(str(loss)))
                     else:
@@ -188,6 +202,16 @@ class WorkerPool:
                 if not queue:
                     del pending[worker]
         return results
+
+    def _count(self, loss: _ProcessLost) -> None:
+        if self._lost is not None:
+            self._lost += 1
+            if self._lost == MOST_LOST:
+                raise RunStopped(
+                    f"{MOST_LOST} processes for environments were lost before any of them answered ({loss}); raise "
+                    "env_timeout if they are slow, and in a script of your own put the call under "
+                    "if __name__ == '__main__':"
+                )
 
     def _record(self, results: dict[int, StepResult], request: Request, result: StepResult) -> None:
         number, kind, content = request
