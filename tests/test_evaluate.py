@@ -370,3 +370,61 @@ def test_without_the_harness_its_install_command_is_named(onelayer: Command, mon
     code, _, err = onelayer("eval --model m --harness ifeval")
     assert code == 2
     assert "pip install 'onelayer[harness]'" in err
+
+
+def small_scan(onelayer: Command, tmp_path: Path) -> None:
+    """A scan of two layers in the folder ``scan``."""
+    rows = [{"prompt": f"{i}+{i}="} for i in range(30)]
+    Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("digits.py").write_text(
+        "def digits(prompts, completions, **columns):\n"
+        "    return [sum(c.isdigit() for c in text) / 8 for text in completions]\n"
+    )
+    code, _, err = onelayer(
+        "scan --model m --dataset sums.jsonl --reward digits.py:digits --layers 0,1 --steps 6 --train-batch-size 4 "
+        "--num-generations 8 --max-completion-length 8 --learning-rate 1e-2 --selection-size 5 --test-size 10 "
+        "--output scan"
+    )
+    assert (code, err) == (0, "")
+
+
+def test_a_scan_is_judged_on_benchmarks(onelayer: Command, tmp_path: Path) -> None:
+    small_scan(onelayer, tmp_path)
+    code, out, err = onelayer(f"eval --scan scan {BOTH} --output judged")
+    assert (code, err) == (0, "")
+    assert "C is C_all" in out
+    profile = json.loads((tmp_path / "judged/profile.json").read_text())
+    assert [row["layer"] for row in profile["layers"]] == [0, 1]
+    means = {}
+    for arm in ("base", "full", "layer-00", "layer-01"):
+        scores = read_scores(tmp_path / "judged/arms" / arm / "scores.parquet")
+        names = np.array(scores.benchmark)
+        means[arm] = np.mean([scores.reward[names == name].mean() for name in ("digits", "greedy")])
+    assert profile["base_score"] == pytest.approx(means["base"])
+    assert profile["full_score"] == pytest.approx(means["full"])
+    assert [row["score"] for row in profile["layers"]] == pytest.approx([means["layer-00"], means["layer-01"]])
+    # The same arm through eval alone, and the same profile again from what is stored.
+    assert onelayer(f"eval --delta scan/arms/layer-01 {BOTH} --output alone")[0] == 0
+    alone = read_scores(tmp_path / "alone/scores.parquet")
+    assert (alone.reward == read_scores(tmp_path / "judged/arms/layer-01/scores.parquet").reward).all()
+    assert onelayer("report judged")[0] == 0
+    assert json.loads((tmp_path / "judged/profile.json").read_text()) == profile
+    assert (tmp_path / "judged/report.html").is_file()
+    # What is done is not done again.
+    before = (tmp_path / "judged/arms/full/completions.jsonl").stat().st_mtime_ns
+    assert onelayer(f"eval --scan scan {BOTH} --output judged --resume")[0] == 0
+    assert (tmp_path / "judged/arms/full/completions.jsonl").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--scan nowhere --benchmarks digits.yaml", "not the folder of a scan"),
+        ("--scan m --delta m --benchmarks digits.yaml", "either --delta or --scan"),
+        ("--scan m", "give --benchmarks or --harness"),
+    ],
+)
+def test_a_scan_that_cannot_be_judged(onelayer: Command, tmp_path: Path, line: str, said: str) -> None:
+    code, _, err = onelayer(f"eval {line} --output out")
+    assert code == 2 and said in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()

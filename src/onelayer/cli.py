@@ -98,15 +98,19 @@ def plan(plan: str | None, config_file: str | None, preset: str | None, **flags:
 def evaluate(config_file: str | None, preset: str | None, **flags: Any) -> None:
     """Score a model or a delta on benchmarks: avg@k, pass@k and the rate of completions that were cut off.
 
-    A delta is put on its base for the time of scoring; no checkpoint is written.
+    A delta is put on its base for the time of scoring; no checkpoint is written. With --scan all arms of a scan are
+    scored, and C(k) is judged on the benchmarks: with several categories as the mean of category averages, C_all.
 
+    \b
+    Example: onelayer eval --scan runs/a --benchmarks math500,humaneval
     Example: onelayer eval --delta runs/a/arms/layer-03 --benchmarks math500,amc --harness gpqa_diamond_zeroshot
     """
     from onelayer.evaluation import evaluate_model
+    from onelayer.scan_evaluation import evaluate_scan
 
     config = build_config(BenchmarkConfig, flags, config_file, preset)
     default = Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
-    evaluate_model(config, Path(config.output) if config.output else default, Console())
+    (evaluate_scan if config.scan else evaluate_model)(config, Path(config.output or default), Console())
 
 
 @cli.command(context_settings=SETTINGS)

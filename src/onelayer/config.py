@@ -312,6 +312,9 @@ class BenchmarkConfig(RewardConfig, ModelConfig):
     delta: str | None = Field(
         None, description="delta.safetensors or its folder, put on the model for the time of scoring"
     )
+    scan: str | None = Field(
+        None, description="folder of a scan: score its base and all its arms, and judge the layers on the benchmarks"
+    )
     benchmarks: str | None = Field(None, description="comma-separated: bundled names or FILE.yaml")
     harness: str | None = Field(
         None, description="tasks of the lm-evaluation-harness, comma-separated, NAME or NAME:Category"
@@ -336,8 +339,10 @@ class BenchmarkConfig(RewardConfig, ModelConfig):
     def _something_to_do(self) -> Self:
         if not (self.benchmarks or self.harness):
             raise ValueError("give --benchmarks or --harness")
-        if not (self.model or self.delta):
-            raise ValueError("give --model or --delta")
+        if not (self.model or self.delta or self.scan):
+            raise ValueError("give --model, --delta or --scan")
+        if self.delta and self.scan:
+            raise ValueError("give either --delta or --scan")
         if self.resume and not self.output:
             raise ValueError("--resume needs --output: the folder to continue in")
         return self

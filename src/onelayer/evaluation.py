@@ -38,8 +38,8 @@ from onelayer.tasks.benchmarks import Benchmark, get_benchmark
 from onelayer.tasks.training import BenchmarkTask, benchmark_problems, local_files
 
 
-def evaluate_model(config: BenchmarkConfig, output: Path, console: Console) -> Results:
-    """Score a model or a delta and write the results to ``output``.
+def evaluate_model(config: BenchmarkConfig, output: Path, console: Console, base: BaseModel | None = None) -> Results:
+    """Score a model or a delta and write the results to ``output``. A ``base`` at hand is not loaded again.
 
     Raises:
         UserError: the model, the delta, a benchmark, its data or the output folder is wrong.
@@ -58,7 +58,7 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console) -> R
         raise UserError(f"benchmark '{min(repeated)}' is named twice")
     files = local_files(config.data_files, benchmarks)
     start_sandbox(", ".join(names), any(each.grader == "code" for each in benchmarks), require=config.require_sandbox)
-    base, weights, header = _load(config)
+    base, weights, header = _load(config, base)
     what = {
         "model": base.name,
         "revision": base.revision,
@@ -105,15 +105,15 @@ def _delta_file(delta: str) -> Path:
     return Path(delta) / "delta.safetensors" if Path(delta).is_dir() else Path(delta)
 
 
-def _load(config: BenchmarkConfig) -> tuple[BaseModel, Mapping[str, Tensor], dict[str, Any]]:
+def _load(config: BenchmarkConfig, base: BaseModel | None) -> tuple[BaseModel, Mapping[str, Tensor], dict[str, Any]]:
     """The base, the tensors that it is to wear, and what the delta says of itself."""
     if config.delta is None:
-        return load_model(config), {}, {}
+        return base or load_model(config), {}, {}
     path = _delta_file(config.delta)
     header = read_delta_header(path)
     if not config.model:
         config = config.model_copy(update={"model": header["base_model"], "revision": header["revision"]})
-    base = load_model(config)
+    base = base or load_model(config)
     return base, as_weights(load_delta(path, base), base), header
 
 

@@ -34,9 +34,9 @@ def judge_scan(folder: Path) -> tuple[Profile, ReportFiles]:
     Raises:
         UserError: the folder holds no finished scan, or files in it are damaged.
     """
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     config = read_yaml(folder / "config.yaml")
-    measured = read_scan(folder)
+    measured = read_scan(folder, manifest.get("categories"))
     records = _read_records(folder)
     engines = _engines(folder, records, mixed=bool(config.get("mix_engines")))
     if len(_kinds(engines)) > 1:
@@ -148,7 +148,12 @@ def _layers(plan: str, num_layers: int) -> tuple[int, ...]:
     return tuple(sorted(touched))
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A scan's ``manifest.json``.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
     path = folder / "manifest.json"
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
