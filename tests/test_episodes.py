@@ -162,7 +162,7 @@ def test_turns_build_on_each_other(base: BaseModel) -> None:
         assert e.total == float(said == 3)
 
 
-FAULTS: dict[int, Any] = {1: RuntimeError("the lamp broke"), 2: "nonsense", 4: "reset"}
+FAULTS: dict[int, Any] = {1: RuntimeError("the lamp\nbroke"), 2: "nonsense", 4: "reset"}
 
 
 def test_a_fault_costs_its_episode_only(base: BaseModel) -> None:

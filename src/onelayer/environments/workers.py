@@ -246,14 +246,14 @@ class WorkerPool:
 
 
 def failure(reason: str) -> StepResult:
-    """The result of a step that the environment could not take."""
+    """The result of a step that the environment could not take; the reason is put on one line."""
     info: Info = {
         "goal": "",
         "task_type": "",
         "admissible_commands": [],
         "won": False,
         "valid": True,
-        "error": reason,
+        "error": " ".join(reason.split()),
     }
     return "", 0.0, False, True, info
 
