@@ -57,7 +57,7 @@ SCENARIOS = {
             "household",
             "train --model m3 --task household --algorithm gigpo --steps 3 --layers 1 --save-steps 1 --train-batch-size 2 "
             "--num-generations 2 --max-prompt-length 100 --max-completion-length 4 --learning-rate 1e-2 --max-env-steps 3 "
-            "--eval-steps 0 --env-timeout 20",
+            "--eval-steps 0",
         ),
         Scenario(
             "eval",

@@ -366,11 +366,11 @@ def full(suite: Suite, kills: int, points: int | None, only: Collection[str]) ->
 
 def short(suite: Suite) -> None:
     """A few of each kind, for every change of the code."""
-    suite.kills(SCENARIOS["train"], 3)
-    suite.kills(SCENARIOS["eval"], 2)
+    suite.kills(SCENARIOS["train"], 2)
+    suite.kills(SCENARIOS["eval"], 1)
     suite.signals(SCENARIOS["train"], 1)
     suite.torn_states(SCENARIOS["train"], 1)
-    suite.write_points(SCENARIOS["train"], 2)
+    suite.write_points(SCENARIOS["train"], 1)
     suite.two_at_once(SCENARIOS["train"])
 
 
