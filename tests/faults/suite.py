@@ -369,7 +369,6 @@ def short(suite: Suite) -> None:
     suite.kills(SCENARIOS["train"], 2)
     suite.kills(SCENARIOS["eval"], 1)
     suite.signals(SCENARIOS["train"], 1)
-    suite.torn_states(SCENARIOS["train"], 1)
     suite.write_points(SCENARIOS["train"], 1)
     suite.two_at_once(SCENARIOS["train"])
 
