@@ -111,11 +111,14 @@ def test_a_frozen_tensor_that_moves_stops_the_run(base: BaseModel) -> None:
         check()
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run(base: BaseModel) -> None:
+def test_an_update_with_a_gradient_that_is_not_finite_is_skipped_and_counted(base: BaseModel) -> None:
     arm = make_arm(base)
+    before = {name: master.detach().clone() for name, master in arm.masters.items()}
     backward(base, arm, scale=float("inf"))
-    with pytest.raises(RunStopped, match="not finite"):
-        arm.update()
+    assert arm.update() == {}
+    assert arm.skipped == 1
+    assert all(torch.equal(master, before[name]) for name, master in arm.masters.items())
+    assert all(master.grad is None for master in arm.masters.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

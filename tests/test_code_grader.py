@@ -1,10 +1,9 @@
 import gzip
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -343,12 +342,26 @@ def wait_until_gone(processes: set[int]) -> bool:
     return not any(map(is_running, processes))
 
 
-def test_a_killed_worker_is_replaced_and_shown() -> None:
+@pytest.mark.parametrize(("tries", "verdict"), [(2, ("correct", 1.0)), (1, ("crash", 0.0))])
+def test_a_killed_worker_is_replaced_and_its_program_run_again(
+    tries: int, verdict: tuple[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onelayer.graders.pool.TRIES", tries)
     with Sandbox(workers=1) as sandbox:
         (processes,) = sandbox.pool.map(lambda worker, _: worker.processes(), [None], set())
-        os.kill(max(processes), signal.SIGKILL)
-        lost, next_one = grade_code([HONEST, HONEST], [TESTS, TESTS], sandbox=sandbox)
-    assert (lost.reason, lost.reward) == ("crash", 0.0)
+        worker = min(processes, key=lambda number: (psutil.Process(number).create_time(), number))
+
+        def kill_all() -> None:
+            for process in psutil.Process(worker).children(recursive=True):
+                process.kill()
+
+        # While it works: one that dies idle is replaced before it gets anything.
+        timer = threading.Timer(0.5, kill_all)
+        timer.start()
+        slow = f"import time\ntime.sleep(2)\n{HONEST}"
+        first, next_one = grade_code([slow, HONEST], [TESTS, TESTS], timeout=6.0, sandbox=sandbox)
+        timer.join()
+    assert (first.reason, first.reward) == verdict
     assert next_one.reason == "correct"
     assert wait_until_gone(processes)
 

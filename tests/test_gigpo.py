@@ -233,8 +233,9 @@ def test_unrepeated_states_leave_grpo_on_all_rows_but_the_first(wins: list[bool]
     actual = advantages(turns, mode=mode, step_advantage_w=weight, gamma=0.9)
     episode = grpo([float(win) for win in wins], mode)
     start = grpo([0.81 * win for win in wins], mode)
-    assert actual[1::3].tolist() == actual[2::3].tolist() == pytest.approx(episode)
-    assert actual[0::3].tolist() == pytest.approx([e + weight * s for e, s in zip(episode, start, strict=True)])
+    assert actual[1::3].tolist() == actual[2::3].tolist() == pytest.approx(episode, abs=1e-9)
+    both = [e + weight * s for e, s in zip(episode, start, strict=True)]
+    assert actual[0::3].tolist() == pytest.approx(both, abs=1e-9)
 
 
 @settings(max_examples=50, deadline=None)
