@@ -263,7 +263,7 @@ def test_c_all_from_evaluated_arms(onelayer: Command, tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("eval --model m", "give --benchmarks or --harness"),
-        ("eval --benchmarks gsm8k", "give --model or --delta"),
+        ("eval --benchmarks gsm8k", "give --model, --delta or --scan"),
         ("eval --model m --benchmarks gsm8", "there is no benchmark 'gsm8'; did you mean gsm8k?"),
         ("eval --model m --benchmarks numinamath", "'numinamath' is no benchmark"),
         ("eval --model m --benchmarks gsm8k,gsm8k", "'gsm8k' is named twice"),
