@@ -19,6 +19,8 @@ from onelayer.graders.pool import WorkerLost, WorkerPool
 
 GRACE = 5.0
 """Seconds that a worker gets beyond an answer's deadline before it is taken for dead."""
+START_SECONDS = 120.0
+"""Seconds to import math-verify and warm it up; 2 are usual."""
 
 
 class Verdict(NamedTuple):
@@ -29,7 +31,11 @@ class Verdict(NamedTuple):
 
 
 class _Worker:
-    """One worker process; ``ask`` is for one thread at a time."""
+    """One worker process; ``ask`` is for one thread at a time.
+
+    Raises:
+        OSError: it does not start.
+    """
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -41,8 +47,13 @@ class _Worker:
         )
         assert self._process.stdin and self._process.stdout
         self._requests, self._replies = self._process.stdin, self._process.stdout
-        if not self._replies.readline():
-            raise RuntimeError("A math grading process ended while it started.")
+        watchdog = threading.Timer(START_SECONDS, self._process.kill)
+        watchdog.start()
+        ready = self._replies.readline()
+        watchdog.cancel()
+        if not ready:
+            self.close()
+            raise OSError(f"the math grader's process ended with status {self._process.returncode} while it started")
 
     def ask(self, reference: str, answer: str, deadline: float) -> str:
         """The verdict.
