@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from transformers import (
     Qwen3Config,
 )
 
+from onelayer.cli import main
 from onelayer.model import BaseModel, load_base
 from onelayer.tasks.base import Problem, Split
 
 transformers.utils.logging.disable_progress_bar()
 
+Command = Callable[[str], tuple[int, str, str]]
 CHARACTERS = "0123456789+-=,#()*. abcdefghijklmnopqrstuvwxyz"
 FAMILIES: dict[str, Any] = {"qwen3": Qwen3Config, "qwen2": Qwen2Config, "llama": LlamaConfig}
 
@@ -106,6 +109,24 @@ def base_of(model_folder: Callable[..., Path]) -> Callable[..., BaseModel]:
         return load_base(str(model_folder(family, tied=tied, layers=layers)), dtype=dtype)
 
     return load
+
+
+@pytest.fixture
+def onelayer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Run a command line in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(line: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["onelayer", *shlex.split(line)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
 
 
 class DigitTask:

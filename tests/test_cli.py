@@ -1,8 +1,6 @@
 """The commands as a person types them: in this process, with their exit codes and sentences."""
 
 import json
-import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +9,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from onelayer.cli import main
 from onelayer.config import ScanConfig
-from tests.conftest import save_model
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def onelayer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Run a command line in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(line: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["onelayer", *shlex.split(line)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+from tests.conftest import Command, save_model
 
 
 @pytest.fixture
@@ -254,6 +231,12 @@ def test_every_command_has_help_with_an_example(onelayer: Command) -> None:
     for name, field in ScanConfig.model_fields.items():
         assert f"--{name.replace('_', '-')}" in out
         assert field.description
+
+
+@pytest.mark.parametrize("line", ["", "export"])
+def test_a_group_without_a_command_shows_what_there_is(onelayer: Command, line: str) -> None:
+    code, out, err = onelayer(line)
+    assert (code, err) == (0, "") and "Commands:" in out
 
 
 def test_a_bfloat16_base_works_the_same_way(onelayer: Command, data: Path) -> None:

@@ -2,40 +2,19 @@
 
 import json
 import logging
-import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from onelayer.cli import main
 from onelayer.graders import code_sandbox
+from tests.conftest import Command
 
-Command = Callable[[str], tuple[int, str, str]]
 PROGRAMS = [
     {"id": 7, "completion": "def f(x):\n    return x + 1\n", "tests": ["assert f(1) == 2"]},
     {"id": 8, "completion": "def f(x):\n    return x\n", "tests": ["assert f(1) == 2"]},
     {"id": 9, "completion": "raise SystemExit(0)\n", "tests": ["assert f(1) == 2"]},
 ]
-
-
-@pytest.fixture
-def onelayer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Run a command line in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(line: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["onelayer", *shlex.split(line)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module", autouse=True)

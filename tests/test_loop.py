@@ -10,12 +10,12 @@ import torch
 from rich.console import Console
 
 from onelayer.config import ScanConfig
-from onelayer.errors import RunStopped, UserError
+from onelayer.errors import Paused, RunStopped, UserError
 from onelayer.loop import Training, run_steps
 from onelayer.model import BaseModel
 from onelayer.prompts import drawn_prompts
 from onelayer.rollout import collect, evaluate
-from onelayer.run import Paused, open_run
+from onelayer.run import open_run
 from onelayer.setup import load_splits
 from onelayer.specs import create_arm, spec_of, with_seeds
 from onelayer.update import update

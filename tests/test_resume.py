@@ -14,12 +14,12 @@ import torch
 from rich.console import Console
 
 from onelayer import loop, setup
-from onelayer.errors import RunStopped, UserError
+from onelayer.errors import Paused, RunStopped, UserError
 from onelayer.files import WriteFailed, atomic_path, read_sealed, write_sealed, write_text
 from onelayer.interrupt import Interrupted, interrupts
 from onelayer.lock import locked
 from onelayer.model import BaseModel
-from onelayer.run import Paused, open_run
+from onelayer.run import open_run
 from onelayer.setup import load_splits
 from onelayer.source import hash_of, source_hashes
 from onelayer.specs import spec_of

@@ -11,26 +11,22 @@ import click
 from rich.console import Console
 
 from onelayer import __version__
+from onelayer.cli_about import completion, doctor
 from onelayer.config import BenchmarkConfig, ModelConfig, ScanConfig, TrainConfig
-from onelayer.errors import RunStopped, UserError
+from onelayer.errors import Paused, RunStopped, UserError
 from onelayer.files import why
 from onelayer.graders.math_text import RULES, Rule
 from onelayer.interrupt import interrupts
 from onelayer.lock import locked
-from onelayer.options import build_config, config_options
-
-# Underscores and hyphens in option names are the same, since the field writes learning_rate and shells --learning-rate.
-SETTINGS = {
-    "help_option_names": ["-h", "--help"],
-    "max_content_width": 120,
-    "token_normalize_func": lambda name: name.replace("-", "_"),
-}
+from onelayer.options import SETTINGS, build_config, config_options
 
 
-@click.group(context_settings=SETTINGS)
+@click.group(context_settings=SETTINGS, invoke_without_command=True)
 @click.version_option(__version__, prog_name="onelayer")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Find out which layers of a language model are worth training with reinforcement learning, and train them."""
+    _help_without_command(context)
 
 
 @cli.command(context_settings=SETTINGS)
@@ -114,7 +110,7 @@ def evaluate(config_file: str | None, preset: str | None, **flags: Any) -> None:
 
 
 @cli.command(context_settings=SETTINGS)
-@click.argument("delta")
+@click.argument("delta", type=click.Path())
 @config_options(ModelConfig)
 @click.option("--output", required=True, metavar="DIR", help="new folder, with a model card, ready to be pushed")
 @click.option("--delta-only", is_flag=True, help="write the delta and its card, no checkpoint")
@@ -146,12 +142,14 @@ def merge(delta: str, output: str, delta_only: bool, config_file: str | None, pr
     click.echo(f"{'delta' if delta_only else 'merged checkpoint'}: {output}")
 
 
-@cli.group(context_settings=SETTINGS)
-def export() -> None:
+@cli.group(context_settings=SETTINGS, invoke_without_command=True)
+@click.pass_context
+def export(context: click.Context) -> None:
     """Write a plan and its settings for another trainer.
 
     Example: onelayer export verl --plan mid:5 --preset qwen3-1.7b-numinamath --output verl-mid5
     """
+    _help_without_command(context)
 
 
 @export.command(context_settings=SETTINGS)
@@ -190,7 +188,7 @@ def verl(
 
 
 @cli.command(context_settings=SETTINGS)
-@click.argument("folders", nargs=-1, required=True, metavar="DIR...")
+@click.argument("folders", nargs=-1, required=True, type=click.Path(), metavar="DIR...")
 @click.option("--output", default=None, metavar="DIR", help="folder for a report on several scans")
 def report(folders: tuple[str, ...], output: str | None) -> None:
     """Write profile.json and report.html again from the stored scores.
@@ -212,7 +210,7 @@ def report(folders: tuple[str, ...], output: str | None) -> None:
 
 
 @cli.command(context_settings=SETTINGS)
-@click.argument("scores", metavar="SCORES.csv")
+@click.argument("scores", type=click.Path(), metavar="SCORES.csv")
 @click.option("--output", required=True, metavar="DIR", help="new folder for profile.json and report.html")
 @click.option("--num-layers", type=int, default=None, help="layers of the model [default: highest in the file + 1]")
 @click.option("--score-sd", type=float, default=None, help="standard deviation of an average, for files of averages")
@@ -241,7 +239,7 @@ def contribution(scores: str, output: str, categories: str | None, **options: An
 
 
 @cli.command(context_settings=SETTINGS)
-@click.argument("folders", nargs=-1, required=True, metavar="DIR DIR...")
+@click.argument("folders", nargs=-1, required=True, type=click.Path(), metavar="DIR DIR...")
 @click.option("--output", required=True, metavar="DIR", help="folder for the report on all")
 @click.option("--across-tasks", is_flag=True, help="compare profiles of different tasks")
 @click.option("--seed", type=int, default=0, help="of permutations and resamples")
@@ -260,7 +258,7 @@ def compare(folders: tuple[str, ...], output: str, across_tasks: bool, seed: int
 
 
 @cli.command(context_settings=SETTINGS)
-@click.argument("folder", metavar="DIR")
+@click.argument("folder", type=click.Path(file_okay=False), metavar="DIR")
 @click.option("--layers", default="best:3", metavar="PLAN", help="which layers' deltas [default: best:3]")
 def stitch(folder: str, layers: str) -> None:
     """Put the deltas of single-layer arms into one model, without training, and score it.
@@ -285,7 +283,7 @@ def stitch(folder: str, layers: str) -> None:
 
 
 @cli.command(context_settings=SETTINGS)
-@click.argument("folder", metavar="DIR")
+@click.argument("folder", type=click.Path(file_okay=False), metavar="DIR")
 @click.option("--k", default=7, help="how many of the best layers vote [default: 7]")
 @click.option("--temperature", default=1.0, help="of every answer [default: 1.0]")
 def vote(folder: str, k: int, temperature: float) -> None:
@@ -307,7 +305,7 @@ def vote(folder: str, k: int, temperature: float) -> None:
 
 
 @cli.command(context_settings=SETTINGS)
-@click.argument("file", metavar="FILE.jsonl")
+@click.argument("file", type=click.Path(), metavar="FILE.jsonl")
 @click.option("--grader", type=click.Choice(["math", "code"]), required=True, help="what the completions are")
 @click.option("--output", required=True, metavar="OUT.jsonl", help="the rows again, with reward and reason")
 @click.option("--rule", type=click.Choice(RULES), default=None, help="math: where the answer stands [default: auto]")
@@ -362,11 +360,20 @@ def alfworld_games(number: int, output: str, seed: int, held_out: int | None, mi
     click.echo(f"export ALFWORLD_DATA={written.folder}")
 
 
+cli.add_command(doctor)
+cli.add_command(completion)
+
+
 class _Announcements(logging.Handler):
     """Prints what the package logs, such as the sandbox's protections."""
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(self.format(record))
+
+
+def _help_without_command(context: click.Context) -> None:
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def _output(config: TrainConfig, command: str) -> Path:
@@ -380,14 +387,12 @@ def _output(config: TrainConfig, command: str) -> Path:
 
 def main() -> None:
     """Run a command. Exit codes: 0 done, 1 failed, 2 the user's input is wrong (one sentence on stderr)."""
-    from onelayer.run import Paused
-
     logger = logging.getLogger("onelayer")
     logger.handlers = [_Announcements(logging.INFO)]
     logger.setLevel(logging.INFO)
     try:
         with interrupts:
-            cli(standalone_mode=False)
+            cli(prog_name="onelayer", standalone_mode=False)
     except UserError as error:
         _fail(str(error), 2)
     except click.ClickException as error:

@@ -348,17 +348,24 @@ class BenchmarkConfig(RewardConfig, ModelConfig):
         return self
 
 
+def preset_names() -> list[str]:
+    """The bundled presets, in alphabetical order."""
+    return sorted(path.stem for path in _presets().glob("*.yaml"))
+
+
 def preset_path(name: str) -> Path:
     """Where a bundled preset lies.
 
     Raises:
         UserError: no preset of that name.
     """
-    folder = Path(str(resources.files("onelayer") / "presets"))
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in known:
-        raise UserError(f"there is no preset '{name}'{did_you_mean(name, known)}")
-    return folder / f"{name}.yaml"
+    if name not in preset_names():
+        raise UserError(f"there is no preset '{name}'{did_you_mean(name, preset_names())}")
+    return _presets() / f"{name}.yaml"
+
+
+def _presets() -> Path:
+    return Path(str(resources.files("onelayer") / "presets"))
 
 
 def did_you_mean(word: str, known: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The two ways a command ends badly, each with one plain sentence for the person who typed it."""
+"""How a command ends other than by being done, each with one plain sentence for the person who typed it."""
 
 
 class UserError(Exception):
@@ -15,3 +15,7 @@ class GuardTripped(RunStopped):
     def __init__(self, guard: str, sentence: str) -> None:
         super().__init__(sentence)
         self.guard = guard
+
+
+class Paused(Exception):
+    """The run stopped on purpose after ``stop_at`` steps (exit code 0)."""

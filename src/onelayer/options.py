@@ -6,9 +6,17 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
+from click.shell_completion import CompletionItem
 
-from onelayer.config import Config, build, preset_path, read_yaml
+from onelayer.config import Config, build, preset_names, preset_path, read_yaml
 from onelayer.tasks import TASKS, require_known
+
+# Underscores and hyphens in option names are the same, since the field writes learning_rate and shells --learning-rate.
+SETTINGS = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 120,
+    "token_normalize_func": lambda name: name.replace("-", "_"),
+}
 
 C = TypeVar("C", bound=Config)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,13 +38,23 @@ def config_options(kind: type[Config]) -> Callable[[F], F]:
                 default=None,
                 metavar=None if is_flag or isinstance(parameter, click.Choice) else _metavar(parameter),
                 help=f"{field.description}{default}",
+                shell_complete=COMPLETIONS.get(name),
             )(function)
-        function = click.option("--preset", default=None, metavar="NAME", help="bundled settings to start from")(
-            function
-        )
-        return click.option("--config", "config_file", default=None, metavar="FILE.yaml", help="settings from a file")(
-            function
-        )
+        function = click.option(
+            "--preset",
+            default=None,
+            metavar="NAME",
+            help="bundled settings to start from",
+            shell_complete=_complete_preset,
+        )(function)
+        return click.option(
+            "--config",
+            "config_file",
+            default=None,
+            metavar="FILE.yaml",
+            help="settings from a file",
+            shell_complete=_complete_file,
+        )(function)
 
     return decorate
 
@@ -63,6 +81,40 @@ def build_config(
         sources.append((f"preset {preset}", read_yaml(preset_path(preset))))
     sources += [(f"configuration '{config_file}'", from_file), ("command line", given)]
     return build(kind, sources)
+
+
+def _complete_preset(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in preset_names() if name.startswith(incomplete)]
+
+
+def _complete_task(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from onelayer.tasks.benchmarks import names
+
+    known = [*TASKS, *names("training")]
+    return [CompletionItem(name) for name in known if name.startswith(incomplete)] or [
+        CompletionItem(incomplete, type="file")
+    ]
+
+
+def _complete_file(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(incomplete, type="file")]
+
+
+def _complete_folder(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(incomplete, type="dir")]
+
+
+COMPLETIONS = {
+    "task": _complete_task,
+    "dataset": _complete_file,
+    "reward": _complete_file,
+    "engine_options": _complete_file,
+    "delta": _complete_folder,
+    "scan": _complete_folder,
+    "harness_tasks": _complete_folder,
+    "output": _complete_folder,
+}
+"""What a shell completes the value of an option with; choices complete themselves."""
 
 
 def _click_type(annotation: Any) -> tuple[Any, bool]:

@@ -21,7 +21,7 @@ from onelayer import episodes
 from onelayer.arm import Arm
 from onelayer.checkpoints import Checkpoints
 from onelayer.config import TrainConfig
-from onelayer.errors import GuardTripped, RunStopped, UserError
+from onelayer.errors import GuardTripped, Paused, RunStopped, UserError
 from onelayer.files import atomic_path, write_json
 from onelayer.folder import RunFolder
 from onelayer.graders.grade import FAILURES, failure_sentence
@@ -46,10 +46,6 @@ from onelayer.trajectories import write_trajectories
 T = TypeVar("T")
 PAGE_SECONDS = 20.0
 """The page of a running scan is at most written this often."""
-
-
-class Paused(Exception):
-    """The run stopped on purpose after ``stop_at`` steps."""
 
 
 @dataclass

@@ -7,7 +7,18 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 WITHOUT_EFFECT = {
-    *("__init__.py", "__main__.py", "cli.py", "options.py", "errors.py", "files.py", "lock.py", "source.py"),
+    *(
+        "__init__.py",
+        "__main__.py",
+        "cli.py",
+        "cli_about.py",
+        "doctor.py",
+        "options.py",
+        "errors.py",
+        "files.py",
+        "lock.py",
+        "source.py",
+    ),
     *("checkpoints.py", "folder.py", "interrupt.py", "progress.py", "tracking.py", "trajectories.py"),
     *("combine.py", "compare.py", "contrasts.py", "contribution.py", "cost.py", "elsewhere.py", "estimates.py"),
     *("evaluation.py", "harness.py", "results.py", "judge.py", "plan_table.py", "profile.py", "recommend.py"),
