@@ -19,7 +19,7 @@ from onelayer.environments.local import LocalPool
 from onelayer.episodes import Episode, Turn, collect, evaluate, pad_width, play, to_batch
 from onelayer.errors import RunStopped, UserError
 from onelayer.model import BaseModel
-from onelayer.run import open_run
+from onelayer.opening import open_run
 from onelayer.sample import Key, Sampling
 from onelayer.setup import load_splits
 from onelayer.specs import create_arm, spec_of

@@ -14,9 +14,9 @@ from onelayer import loop, patience
 from onelayer.errors import GuardTripped, RunStopped, UserError
 from onelayer.guards import GUARDS, watch
 from onelayer.model import BaseModel
+from onelayer.opening import open_run
 from onelayer.patience import Patience
 from onelayer.report.html import write_report
-from onelayer.run import open_run
 from onelayer.setup import load_splits
 from onelayer.specs import create_arm, spec_of
 from onelayer.update import update

@@ -13,9 +13,9 @@ from onelayer.config import ScanConfig
 from onelayer.errors import Paused, RunStopped, UserError
 from onelayer.loop import Training, run_steps
 from onelayer.model import BaseModel
+from onelayer.opening import open_run
 from onelayer.prompts import drawn_prompts
 from onelayer.rollout import collect, evaluate
-from onelayer.run import open_run
 from onelayer.setup import load_splits
 from onelayer.specs import create_arm, spec_of, with_seeds
 from onelayer.update import update
@@ -198,7 +198,8 @@ def test_a_stopped_arm_leaves_the_others_running(base: BaseModel) -> None:
     arms = [create_arm(base, spec_of(base, plan, 0), config) for plan in ("1", "2")]
     arms[0].stopped = "done"
     seen: list[list[str]] = []
-    run_steps(training, arms, start=0, after_step=lambda step, results: seen.append([arm.name for arm, _ in results]))
+    for _, results in run_steps(training, arms, start=0):
+        seen.append([arm.name for arm, _ in results])
     assert seen == [["layer-02"]] * 4
     assert arms[0].updates == 0
 
@@ -209,7 +210,8 @@ def test_a_learning_rate_that_blows_up_stops_the_run(base: BaseModel) -> None:
     arms = [create_arm(base, spec_of(base, "all", 0), config)]
     records: list[Any] = []
     with pytest.raises(RunStopped, match="not finite for 3 steps in a row, and those updates were skipped"):
-        run_steps(training, arms, start=0, stop=6, after_step=lambda step, results: records.append(results[0][1]))
+        for _, results in run_steps(training, arms, start=0, stop=6):
+            records.append(results[0][1])
     assert [record["skipped_updates"] for record in records] == [0, 1, 1, 1]
     assert [record["guard/non_finite"] for record in records] == [0, 1, 2, 3]
     assert "loss" not in records[1] and "stopped" in records[3] and "stopped" not in records[2]

@@ -204,13 +204,13 @@ def run(base: BaseModel, plans: Sequence[str], config: TrainConfig, pause: int =
     if pause:
         short = config.model_copy(update={"steps": pause})
         training.config = short
-        run_steps(training, arms, start=0, after_step=lambda step, results: None)
+        list(run_steps(training, arms, start=0))
         training.config = config
         again = [create_arm(base, spec_of(base, plan, 0), config) for plan in plans]
         for arm, fresh in zip(arms, again, strict=True):
             fresh.load_state({key: value.clone() for key, value in arm.state().items()}, arm.counters())
         arms = again
-    run_steps(training, arms, start=pause, after_step=lambda step, results: None)
+    list(run_steps(training, arms, start=pause))
     return arms
 
 
@@ -233,7 +233,6 @@ def test_a_lora_arm_learns(base: BaseModel) -> None:
     config = settings(steps=20, train_batch_size=4, learning_rate=1e-2, beta=0.0)
     data = load_splits(base, DigitTask(), config)
     training = Training(base, DigitTask(), data["train"], data["selection"], config, (0,))
-    rewards: list[float] = []
     arm = create_arm(base, spec_of(base, "lora:4", 0), config)
-    run_steps(training, [arm], start=0, after_step=lambda step, results: rewards.append(results[0][1]["reward"]))
+    rewards = [results[0][1]["reward"] for _, results in run_steps(training, [arm], start=0)]
     assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.1

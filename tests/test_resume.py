@@ -19,7 +19,7 @@ from onelayer.files import WriteFailed, atomic_path, read_sealed, write_sealed, 
 from onelayer.interrupt import Interrupted, interrupts
 from onelayer.lock import locked
 from onelayer.model import BaseModel
-from onelayer.run import open_run
+from onelayer.opening import open_run
 from onelayer.setup import load_splits
 from onelayer.source import hash_of, source_hashes
 from onelayer.specs import spec_of

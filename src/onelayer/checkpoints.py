@@ -17,13 +17,27 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from onelayer.arm import Arm
 from onelayer.errors import UserError
+from onelayer.events import ArmState
 from onelayer.files import checksum, flush, read_sealed, why, write_sealed, writing
 
 
 class Torn(Exception):
     """A commit that is not what was written, and why."""
+
+
+@dataclass(frozen=True)
+class SetState:
+    """The newest whole state of a set."""
+
+    next_step: int
+    """The step to go on with; 0 where there is no state yet."""
+    seconds: float
+    """Trained so far."""
+    arms: Mapping[str, ArmState]
+    """Empty where there is no state yet."""
+    notes: Sequence[str]
+    """A sentence for each newer state that was damaged, which is removed."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class Checkpoints:
     log: Callable[[str], Path]
     keep: int
 
-    def save(self, arms: Sequence[Arm], next_step: int, seconds: float) -> None:
+    def save(self, arms: Sequence[ArmState], next_step: int, seconds: float) -> None:
         """Commit the state of the arms, all or nothing, and drop the states that are too old.
 
         Args:
@@ -66,12 +80,8 @@ class Checkpoints:
         for step in self._steps()[self.keep :]:
             self._remove(step)
 
-    def load(self, arms: Sequence[Arm]) -> tuple[int, float, list[str]]:
-        """Put arms into their newest whole state and cut their logs to it.
-
-        Returns:
-            The step to go on with (0 where there is no state yet), the seconds trained so far, and a sentence for each
-            newer state that was damaged, which is removed.
+    def load(self, names: Sequence[str]) -> SetState:
+        """The newest whole state of some arms, whose logs are cut to it.
 
         Raises:
             UserError: there are states, and all of them are damaged.
@@ -80,26 +90,27 @@ class Checkpoints:
         steps = self._steps()
         for step in steps:
             try:
-                state = self._whole(step, arms)
+                state = self._whole(step, names)
             except Torn as reason:
                 notes.append(f"the checkpoint of step {step} is damaged ({reason}); the one before it is used")
                 continue
-            for arm in arms:
-                entry = state["arms"][arm.name]
-                arm.load_state(load_file(self._file(step, arm.name)), entry["counters"])
-                with writing(self.log(arm.name)):
-                    os.truncate(self.log(arm.name), entry["log"]["bytes"])
+            found = {}
+            for name in names:
+                entry = state["arms"][name]
+                found[name] = ArmState(name, load_file(self._file(step, name)), entry["counters"])
+                with writing(self.log(name)):
+                    os.truncate(self.log(name), entry["log"]["bytes"])
             self._remove_all_but(steps[len(notes) :])
-            return step, float(state["seconds"]), notes
+            return SetState(step, float(state["seconds"]), found, notes)
         if steps:
             raise UserError(
                 f"no checkpoint in '{self.folder}' is whole: {notes[0].partition(';')[0]}; remove that folder to train "
-                f"its arms ({', '.join(arm.name for arm in arms)}) from the start"
+                f"its arms ({', '.join(names)}) from the start"
             )
-        for arm in arms:
-            self.log(arm.name).unlink(missing_ok=True)
+        for name in names:
+            self.log(name).unlink(missing_ok=True)
         self._remove_all_but([])
-        return 0, 0.0, notes
+        return SetState(0, 0.0, {}, notes)
 
     def drop(self) -> None:
         """Remove all states, those of a set that is done."""
@@ -109,19 +120,19 @@ class Checkpoints:
         with contextlib.suppress(OSError):  # other sets still train
             self.folder.parent.rmdir()
 
-    def _save_arm(self, arm: Arm, target: Path) -> dict[str, Any]:
+    def _save_arm(self, arm: ArmState, target: Path) -> dict[str, Any]:
         file, log = target / f"{arm.name}.safetensors", self.log(arm.name)
-        save_file({key: tensor.cpu() for key, tensor in arm.state().items()}, file)
+        save_file({key: tensor.cpu() for key, tensor in arm.tensors.items()}, file)
         flush(file)
         flush(log)
         size = log.stat().st_size
         return {
-            "counters": arm.counters(),
+            "counters": arm.counters,
             "state": {"bytes": file.stat().st_size, "sha256": checksum(file)},
             "log": {"bytes": size, "sha256": checksum(log, size)},
         }
 
-    def _whole(self, step: int, arms: Sequence[Arm]) -> Mapping[str, Any]:
+    def _whole(self, step: int, names: Sequence[str]) -> Mapping[str, Any]:
         """The commit of a step, compared byte by byte with its files.
 
         Raises:
@@ -130,12 +141,12 @@ class Checkpoints:
         """
         try:
             state = read_sealed(self._commit(step))
-            for arm in arms:
-                entry = state["arms"][arm.name]
-                if checksum(self._file(step, arm.name)) != entry["state"]["sha256"]:
-                    raise Torn(f"the state of {arm.name} has another checksum")
-                if checksum(self.log(arm.name), entry["log"]["bytes"]) != entry["log"]["sha256"]:
-                    raise Torn(f"the metrics of {arm.name} have another checksum")
+            for name in names:
+                entry = state["arms"][name]
+                if checksum(self._file(step, name)) != entry["state"]["sha256"]:
+                    raise Torn(f"the state of {name} has another checksum")
+                if checksum(self.log(name), entry["log"]["bytes"]) != entry["log"]["sha256"]:
+                    raise Torn(f"the metrics of {name} have another checksum")
         except KeyError as missing:
             raise Torn(f"it lacks {missing}") from missing
         except ValueError as error:

@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 
-from onelayer.arm import Arm
 from onelayer.checkpoints import Checkpoints
 from onelayer.config import TrainConfig
 from onelayer.errors import UserError
@@ -32,6 +31,7 @@ from onelayer.files import (
 from onelayer.lock import LOCK_FILE
 from onelayer.loop import Record
 from onelayer.model import BaseModel
+from onelayer.out_of_memory import Place, with_cuts
 from onelayer.specs import ArmSpec
 from onelayer.tracking import append_records
 
@@ -160,22 +160,14 @@ class RunFolder:
         self.manifest["sets"] += [list(names) for names in sets]
         self._write_manifest()
 
-    def pin_cut(self, place: int | str, step: int, cut: Mapping[str, int]) -> None:
+    def pin_cut(self, place: Place, step: int, cut: Mapping[str, int]) -> None:
         """Pin that from a step of a set on (or for scoring the base) a batch has fewer rows than was configured."""
         self.manifest["cuts"].append({"set": place, "step": step, **cut})
         self._write_manifest()
 
-    def cuts(self, place: int | str, config: TrainConfig, step: int) -> TrainConfig:
+    def cuts(self, place: Place, config: TrainConfig, step: int) -> TrainConfig:
         """The configuration as it is for a step of a set: with the rows that memory allowed."""
-        pinned = [cut for cut in self.manifest["cuts"] if cut["set"] == place and cut["step"] <= step]
-        rows = {key: value for cut in pinned for key, value in cut.items() if key not in ("set", "step")}
-        if "max_rows" in rows:
-            rows["max_rows"] = min(rows["max_rows"], config.max_rows)
-        return config.model_copy(update=rows)
-
-    def cut_steps(self, place: int) -> list[int]:
-        """The steps of a set from which on it has other cuts, ascending."""
-        return sorted({cut["step"] for cut in self.manifest["cuts"] if cut["set"] == place})
+        return with_cuts(self.manifest["cuts"], place, config, step)
 
     def _write_config(self, config: TrainConfig) -> None:
         settings = {k: v for k, v in config.model_dump().items() if k not in ("resume", "stop_at")}
@@ -244,10 +236,10 @@ class RunFolder:
         """The metrics that an arm has logged so far."""
         return [json.loads(line) for line in self._log(name).read_text(encoding="utf-8").splitlines()]
 
-    def write_record(self, arm: Arm, record: Record) -> None:
-        """Append a step's metrics to the arm's ``metrics.jsonl``."""
-        with writing(self._log(arm.name)):
-            append_records(self._log(arm.name), [record])
+    def write_record(self, name: str, record: Record) -> None:
+        """Append a step's metrics to the ``metrics.jsonl`` of an arm."""
+        with writing(self._log(name)):
+            append_records(self._log(name), [record])
 
     def checkpoints(self, number: int, keep: int) -> Checkpoints:
         """The states of set ``number`` while it trains, of which ``keep`` are kept."""

@@ -6,7 +6,7 @@ run is a set of one. What an arm becomes does not depend on who else is in its s
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,16 +96,11 @@ def train_step(training: Training, arms: Sequence[Arm], step: int) -> list[Recor
 
 
 def run_steps(
-    training: Training,
-    arms: Sequence[Arm],
-    *,
-    start: int,
-    stop: int | None = None,
-    after_step: Callable[[int, list[tuple[Arm, Record]]], None],
-) -> None:
-    """Advance a set of arms from step ``start`` to ``stop`` (the last step by default).
+    training: Training, arms: Sequence[Arm], *, start: int, stop: int | None = None
+) -> Iterator[tuple[int, list[tuple[Arm, Record]]]]:
+    """Advance a set of arms from step ``start`` to ``stop`` (the last step by default): each step as it is done.
 
-    ``after_step`` writes logs, checkpoints and progress.
+    Who takes the steps writes logs, checkpoints and progress.
 
     Raises:
         RunStopped: every arm has stopped because there was nothing to learn from.
@@ -114,4 +109,4 @@ def run_steps(
         active = [arm for arm in arms if arm.stopped is None]
         if not active:
             raise RunStopped(f"training stopped at step {step}: {arms[0].stopped}")
-        after_step(step, list(zip(active, train_step(training, arms, step), strict=True)))
+        yield step, list(zip(active, train_step(training, arms, step), strict=True))

@@ -6,9 +6,9 @@ it there too.
 """
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -16,6 +16,8 @@ from onelayer.config import EvalConfig
 from onelayer.errors import RunStopped
 
 Option = Literal["max_rows", "micro_batch_size"]
+Place = int | Literal["base"]
+"""Where a cut holds: in a set of arms, by its number, or in the scoring of the base."""
 FEWEST: dict[Option, int] = {"max_rows": 8, "micro_batch_size": 1}
 WITH_IT: dict[Option, tuple[str, ...]] = {"max_rows": (), "micro_batch_size": ("micro_batch_tokens",)}
 """Options that limit the same batch, and are halved too."""
@@ -67,8 +69,8 @@ def halved(option: Option, config: EvalConfig) -> dict[str, int]:
     return {option: max(FEWEST[option], rows // 2), **further}
 
 
-def with_fewer_rows(call: Callable[[C], T], config: C, pin: Callable[[dict[str, int]], object]) -> T:
-    """``call(config)``, with ``max_rows`` halved as often as memory runs out; ``pin`` is told what it is then.
+def fewer_rows(call: Callable[[C], T], config: C) -> Generator[dict[str, int], None, T]:
+    """``call(config)``, with ``max_rows`` halved as often as memory runs out: yields what it is then, returns the result.
 
     Raises:
         RunStopped: memory is not enough for the fewest rows.
@@ -81,4 +83,36 @@ def with_fewer_rows(call: Callable[[C], T], config: C, pin: Callable[[dict[str, 
             pass  # outside of this block the failed batch is no longer referred to, and can be freed
         cut = halved("max_rows", config)
         config = config.model_copy(update=cut)
-        pin(cut)
+        yield cut
+
+
+def with_fewer_rows(call: Callable[[C], T], config: C, pin: Callable[[dict[str, int]], object]) -> T:
+    """:func:`fewer_rows` for those who tell nobody but ``pin``.
+
+    Raises:
+        RunStopped: memory is not enough for the fewest rows.
+    """
+    trying = fewer_rows(call, config)
+    while True:
+        try:
+            pin(next(trying))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def with_cuts(cuts: Sequence[Mapping[str, Any]], place: Place, config: C, step: int) -> C:
+    """The configuration as it is for a step of a set: with the rows that memory allowed.
+
+    ``cuts`` are the manifest's: ``{"set": place, "step": first, option: rows, ...}``, later ones win.
+    """
+    pinned = [cut for cut in cuts if cut["set"] == place and cut["step"] <= step]
+    rows = {key: value for cut in pinned for key, value in cut.items() if key not in ("set", "step")}
+    if "max_rows" in rows:
+        rows["max_rows"] = min(rows["max_rows"], config.max_rows)
+    return config.model_copy(update=rows)
+
+
+def cut_steps(cuts: Sequence[Mapping[str, Any]], place: Place) -> list[int]:
+    """The steps of a set from which on it has other cuts, ascending."""
+    return sorted({cut["step"] for cut in cuts if cut["set"] == place})

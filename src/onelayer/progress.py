@@ -8,7 +8,6 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from onelayer.arm import Arm
 from onelayer.loop import Record
 
 
@@ -32,6 +31,8 @@ class RunProgress:
         )
         self._whole = self._bars.add_task("[bold]all arms", total=None, note="")
         self._arms: dict[str, TaskID] = {}
+        self._sets = 0
+        """Sets that train at this time."""
         self._smooth: dict[str, float] = {}
 
     def __enter__(self) -> Self:
@@ -62,37 +63,40 @@ class RunProgress:
         self._dropped += self._expected.pop(name, 0)
         self._update()
 
-    def start_set(self, arms: Sequence[Arm], step: int) -> None:
+    def start_set(self, names: Sequence[str], step: int) -> None:
         """A set of arms begins (or continues) at ``step``."""
         self.note("")
-        for arm in arms:
-            self._first += step - self._expected[arm.name]
-            self._expected[arm.name] = step
-            self._arms[arm.name] = self._bars.add_task(arm.name, total=self._steps, completed=step, note="")
+        self._sets += 1
+        for name in names:
+            self._first += step - self._expected[name]
+            self._expected[name] = step
+            self._arms[name] = self._bars.add_task(name, total=self._steps, completed=step, note="")
         self._update()
 
-    def step(self, step: int, results: Sequence[tuple[Arm, Record]]) -> None:
-        """The set has done a step."""
-        for arm, record in results:
+    def step(self, step: int, records: Sequence[tuple[str, Record]]) -> None:
+        """A set has done a step: the metrics of its arms, by name."""
+        for name, record in records:
             reward = float(record["reward"])
-            self._smooth[arm.name] = 0.8 * self._smooth.get(arm.name, reward) + 0.2 * reward
-            note = f"reward {self._smooth[arm.name]:.3f}" + (" (stopped)" if arm.stopped else "")
-            self._bars.update(self._arms[arm.name], completed=step + 1, note=note)
-            self._expected[arm.name] = step + 1
+            self._smooth[name] = 0.8 * self._smooth.get(name, reward) + 0.2 * reward
+            note = f"reward {self._smooth[name]:.3f}" + (" (stopped)" if record.get("stopped") else "")
+            self._bars.update(self._arms[name], completed=step + 1, note=note)
+            self._expected[name] = step + 1
         self._update()
         every = max(1, self._steps // 10)
         if not self._live and ((step + 1) % every == 0 or step + 1 == self._steps):
             elapsed = time.monotonic() - self._started
             done, total = self._update()
             left = elapsed / max(1, done - self._first) * (total - done)
-            rewards = {arm.name: self._smooth[arm.name] for arm, _ in results}
+            rewards = {name: self._smooth[name] for name, _ in records}
             alone = [reward for name, reward in rewards.items() if name != "full"]
             shown = [f"full {rewards['full']:.2f}"] if "full" in rewards else []
             if len(alone) == 1:
                 shown.append(f"{min(alone):.2f}")
             elif alone:
                 shown.append(f"others {min(alone):.2f} to {max(alone):.2f}")
-            self.say(f"step {step + 1}/{self._steps}  about {left:.0f} s left  reward: {', '.join(shown)}")
+            names = list(rewards)
+            which = f" of {names[0]}{f' to {names[-1]}' if names[1:] else ''}" if self._sets > 1 else ""
+            self.say(f"step {step + 1}/{self._steps}{which}  about {left:.0f} s left  reward: {', '.join(shown)}")
 
     def _update(self) -> tuple[int, int]:
         """Steps of arms that are done and that are known to come."""
@@ -101,7 +105,8 @@ class RunProgress:
         self._bars.update(self._whole, completed=done, total=total)
         return done, total
 
-    def end_set(self, arms: Sequence[Arm]) -> None:
+    def end_set(self, names: Sequence[str]) -> None:
         """The set is done: its bars go."""
-        for arm in arms:
-            self._bars.remove_task(self._arms.pop(arm.name))
+        self._sets -= 1
+        for name in names:
+            self._bars.remove_task(self._arms.pop(name))

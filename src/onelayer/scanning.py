@@ -12,13 +12,14 @@ from onelayer.engines import Engine, joined
 from onelayer.errors import UserError
 from onelayer.judge import judge_scan
 from onelayer.model import BaseModel
+from onelayer.opening import open_run
 from onelayer.phases import Extra
 from onelayer.plan import parse_plan
 from onelayer.plan_table import plan_table
 from onelayer.profile import Profile
 from onelayer.report import terminal
 from onelayer.report.html import write_report
-from onelayer.run import Run, open_run
+from onelayer.run import Run
 from onelayer.setup import load_model, load_splits, load_task
 from onelayer.specs import ArmSpec, spec_of, with_seeds
 

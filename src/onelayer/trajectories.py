@@ -6,7 +6,7 @@ One JSON object a line: ``rank`` (best or worst), ``problem``, ``sample``, ``goa
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,11 @@ def as_record(rank: str, episode: Episode) -> dict[str, Any]:
     }
 
 
-def write_trajectories(path: Path, episodes: Sequence[Episode]) -> None:
+def trajectory_rows(episodes: Sequence[Episode]) -> list[dict[str, Any]]:
+    """The lines of an arm's file."""
+    return [as_record(rank, episode) for rank, episode in chosen(episodes)]
+
+
+def write_trajectories(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the file of an arm."""
-    lines = [json.dumps(as_record(rank, episode), ensure_ascii=False) for rank, episode in chosen(episodes)]
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

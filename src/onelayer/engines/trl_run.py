@@ -1,11 +1,9 @@
 """A run whose arms TRL trains, one after the other."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-from torch import Tensor
 
 from onelayer.arm import Arm, adamw, as_weights
 from onelayer.engines.together import Together
@@ -13,12 +11,32 @@ from onelayer.engines.trl_arm import Trained
 from onelayer.engines.trl_options import check_options
 from onelayer.episodes import Played
 from onelayer.errors import RunStopped
+from onelayer.events import Stepped
 from onelayer.loop import Record
 from onelayer.model import BaseModel
+from onelayer.out_of_memory import Place
 from onelayer.run import Run
 from onelayer.scores import ArmScores
+from onelayer.scoring import Policy, Scorer, Telling, score_arms
 from onelayer.specs import ArmSpec, optimizer_settings
 from onelayer.tasks.base import Split
+
+
+@dataclass
+class TogetherScorer(Scorer):
+    """Scores the base, or the arm that was trained last, with all processes."""
+
+    together: Together = field(kw_only=True)
+
+    def scores(self, split: Split, policies: Sequence[Policy]) -> Telling[list[ArmScores]]:
+        """Score policies on a split."""
+        yield from ()
+        return [self.together.score(split, trained=bool(policy)).scores for policy in policies]
+
+    def played(self, policy: Policy) -> Telling[Played]:
+        """Let a policy play the test episodes."""
+        yield from ()
+        return self.together.score("test", trained=bool(policy))
 
 
 @dataclass
@@ -28,43 +46,36 @@ class TrlRun(Run):
     together: Together = field(kw_only=True)
     _trained: Trained | None = None
 
+    def _scorer(self, place: Place) -> Scorer:
+        return TogetherScorer(self.base, self.task, self.data, self.config, place, [], together=self.together)
+
     def _train_set(self, number: int, specs: Sequence[ArmSpec], until: int) -> None:
+        # TRL's own state is not kept: an arm that was not done begins anew.
+        self.folder.checkpoints(number, self.config.save_total_limit).drop()
         for spec in specs:
             self._train_one(number, spec)
 
     def _train_one(self, number: int, spec: ArmSpec) -> None:
-        settings = optimizer_settings(spec, self.config)
-        seat = Arm(spec.name, spec.plan, spec.seed, dict(spec.rates), {}, {}, None, settings)  # type: ignore[arg-type]
-        # TRL's own state is not kept: an arm that was not done begins anew.
-        start, _, _ = self.folder.checkpoints(number, self.config.save_total_limit).load([seat])
-        self.progress.start_set([seat], start)
+        course = self._set_out(number, [spec], self.config.steps)
 
         def on_record(record: Record) -> None:
-            seat.stopped = record.get("stopped")
-            self._record(record["step"], [(seat, record)])
+            self.take(Stepped(record["step"], [(spec.name, record)]), course)
 
         self._trained = trained = self.together.train(spec, on_record)
         self.base = self.together.base
         if trained.stopped and len(self.folder.manifest["arms"]) == 1:
             raise RunStopped(f"training stopped after {trained.updates} updates: {trained.stopped}")
-        arm = finished_arm(self.base, spec, trained, settings)
+        arm = finished_arm(self.base, spec, trained, optimizer_settings(spec, self.config))
         arm.check_moved(self.base)
-        self.progress.note(f"scoring {arm.name}")
-        ((test, about_test),) = self._test(number, [arm.name], [arm.weights])
-        (selection,) = self._evaluate(number, "selection", [arm.weights])
-        self._finish(arm, trained.seconds, test, about_test, selection.score)
-        self.progress.end_set([seat])
+        for event in score_arms(self._scorer(number), [arm], trained.seconds):
+            self.take(event)
+        self._arrive(course)
 
-    def _evaluate(self, place: int | str, split: Split, policies: Sequence[Mapping[str, Any]]) -> list[ArmScores]:
-        return [self.together.score(split, trained=bool(policy)).scores for policy in policies]
-
-    def _played(self, place: int | str, tensors: Mapping[str, Tensor]) -> Played:
-        return self.together.score("test", trained=bool(tensors))
-
-    def _about_engine(self) -> dict[str, Any]:
+    def about_engine(self) -> dict[str, Any]:
+        """Also the processes, how tokens were drawn, and TRL's options."""
         assert self._trained is not None
         return {
-            **super()._about_engine(),
+            **super().about_engine(),
             "processes": self.together.num_processes,
             "rollouts": self._trained.rollouts,
             "engine_options": json.loads(

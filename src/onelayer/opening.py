@@ -1,0 +1,96 @@
+"""Opening of a run: its folder locked and checked, its manifest written or compared, its base scored."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from onelayer.config import TrainConfig
+from onelayer.errors import UserError
+from onelayer.files import write_json
+from onelayer.folder import RunFolder
+from onelayer.lock import locked
+from onelayer.loop import Training
+from onelayer.model import BaseModel
+from onelayer.progress import RunProgress
+from onelayer.prompts import EncodedSplit
+from onelayer.run import Run
+from onelayer.setup import build_manifest
+from onelayer.tasks.base import Split, Task
+from onelayer.tasks.training import BenchmarkTask
+from onelayer.tracking import open_trackers
+
+
+@contextmanager
+def open_run(
+    base: BaseModel,
+    task: Task,
+    data: dict[Split, EncodedSplit],
+    config: TrainConfig,
+    seeds: Sequence[int],
+    output: Path,
+    console: Console,
+    rungs: Sequence[int] = (),
+    write_page: Callable[[], object] | None = None,
+    make: Callable[..., Run] = Run,
+) -> Iterator[Run]:
+    """Open a new folder, or with ``resume`` an old one, and score the base.
+
+    ``rungs`` are steps after which every arm is scored on the selection problems, besides those of ``eval_steps``.
+    ``make`` is the run of the engine that trains.
+
+    Raises:
+        UserError: the folder cannot be used, or the reward function misbehaves; a new folder is then removed again.
+    """
+    manifest = build_manifest(base, data, config, seeds)
+    if config.resume:
+        if not output.is_dir():
+            raise UserError(f"output '{output}' holds no run that could be resumed: there is no such folder")
+    else:
+        RunFolder.prepare(output)
+    with locked(output) as left_behind, RunProgress(console, config.steps) as progress:
+        if config.resume and not config.mix_engines:
+            _refuse_other_engines(output, config)
+        folder = (RunFolder.resume if config.resume else RunFolder.create)(output, manifest, config)
+        for note in ([left_behind] if left_behind else []) + folder.notes:
+            progress.say(f"[yellow]{escape(note)}[/]")
+        if isinstance(task, BenchmarkTask):
+            write_json(folder.path / "task.json", task.description)
+        try:
+            run = make(
+                base,
+                config,
+                folder,
+                progress,
+                open_trackers(config.report_to, output, config.model_dump()),
+                write_page,
+                task=task,
+                data=data,
+                training=Training(base, task, data["train"], data["selection"], config, tuple(seeds), tuple(rungs)),
+            )
+            if config.top_p < 1 or config.top_k > 0:
+                progress.say(
+                    "[yellow]With top_p or top_k the ratios and the divergence are of the untruncated policy.[/]"
+                )
+            run.score_base()
+        except UserError:
+            if not config.resume:
+                folder.discard()
+            raise
+        yield run
+        for tracker in run.trackers:
+            tracker.close()
+
+
+def _refuse_other_engines(output: Path, config: TrainConfig) -> None:
+    """C(k) compares arms: it would compare engines where these differ."""
+    for path in sorted(output.glob("arms/*/arm.json")):
+        engine = json.loads(path.read_text(encoding="utf-8")).get("engine", config.engine)
+        if engine != config.engine:
+            raise UserError(
+                f"arm {path.parent.name} of '{output}' was trained by engine {engine}, and this run's is {config.engine}, "
+                "so that C(k) would compare engines; go on with the first, or add --mix-engines"
+            )
