@@ -1,11 +1,8 @@
 """The arithmetic task, the two bundled base models, and the script that made them."""
 
-import importlib.util
+import random
 import re
-import sys
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -14,6 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import onelayer
+from onelayer.reproduction import pretraining
 from onelayer.tasks.arithmetic import ArithmeticTask, final_answer, worked_steps
 from onelayer.tasks.base import Split
 
@@ -25,17 +23,6 @@ FIRST_PROMPTS = {
     "test": ["53+33=", "67+58=", "62+28="],
 }
 operands = st.integers(11, 99)
-
-
-@cache
-def script() -> ModuleType:
-    path = Path(__file__).parents[1] / "scripts" / "make_base_model.py"
-    spec = importlib.util.spec_from_file_location("make_base_model", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def operands_of(prompt: object) -> tuple[int, int]:
@@ -150,9 +137,9 @@ def test_bundled_models_are_small_and_cover_tied_and_untied_embeddings() -> None
 @pytest.mark.parametrize("architecture", ["qwen3", "qwen2.5"])
 def test_pretraining_is_deterministic(architecture: str) -> None:
     first, again = (
-        script().pretrain(architecture, "arithmetic", steps=3, batch_size=8)[0].state_dict() for _ in range(2)
+        pretraining.pretrain(architecture, "arithmetic", steps=3, batch_size=8)[0].state_dict() for _ in range(2)
     )
-    other = script().pretrain(architecture, "arithmetic", steps=3, batch_size=8, seed=1)[0].state_dict()
+    other = pretraining.pretrain(architecture, "arithmetic", steps=3, batch_size=8, seed=1)[0].state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
@@ -160,7 +147,7 @@ def test_pretraining_is_deterministic(architecture: str) -> None:
 def test_pretraining_never_sees_a_held_out_problem() -> None:
     task = ArithmeticTask()
     held_out = {p.prompt for split in ("selection", "test") for p in task.problems(split)}
-    sample = script().RECIPES["arithmetic"].generator(script().random.Random(0))
+    sample = pretraining.RECIPES["arithmetic"].generator(random.Random(0))
     texts = [sample() for _ in range(5000)]
     assert held_out.isdisjoint(prompt for prompt, _ in texts)
     right = [final_answer(completion) == str(sum(operands_of(prompt))) for prompt, completion in texts]

@@ -1,13 +1,10 @@
 """The bundled small versions of math and code: their problems, their graders, their models."""
 
-import importlib.util
 import json
+import random
 import re
-import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +14,7 @@ import onelayer
 from onelayer.config import TaskConfig, TrainConfig, build, preset_path, read_yaml
 from onelayer.errors import UserError
 from onelayer.graders import code_sandbox
+from onelayer.reproduction import pretraining
 from onelayer.setup import load_task, start_sandbox
 from onelayer.tasks import code, get_task
 from onelayer.tasks.arithmetic import ArithmeticTask, worked_steps
@@ -27,17 +25,6 @@ from onelayer.tasks.code import CLOSED, HEADER, HIDDEN_INPUTS, OPEN, CodeTask, S
 BUNDLED = Path(onelayer.__file__).parent / "bundled"
 SPLITS: tuple[Split, ...] = ("train", "selection", "test")
 MIDDLE = SliceFunction(1, 4, "")
-
-
-@cache
-def script() -> ModuleType:
-    path = Path(__file__).parents[1] / "scripts" / "make_base_model.py"
-    spec = importlib.util.spec_from_file_location("make_base_model", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -242,12 +229,12 @@ def test_bundled_model_leaves_something_to_learn(name: str) -> None:
 def test_pretraining_never_sees_a_held_out_problem(name: str) -> None:
     task: Any = get_task(name, TaskConfig())
     held_out = {p.prompt for split in ("selection", "test") for p in task.problems(split)}
-    sample = script().RECIPES[name].generator(script().random.Random(0))
+    sample = pretraining.RECIPES[name].generator(random.Random(0))
     assert held_out.isdisjoint(sample()[0] for _ in range(5000))
 
 
 def test_pretraining_mostly_stops_too_early() -> None:
-    sample = script().RECIPES["code"].generator(script().random.Random(0))
+    sample = pretraining.RECIPES["code"].generator(random.Random(0))
     right = {"open": [0, 0], "closed": [0, 0]}
     functions = {problem.prompt: TEXTS["code"](problem) for problem in CodeTask.problems("train")}
     for _ in range(5000):

@@ -1,6 +1,6 @@
 """Make a small base model for one of the bundled tasks: a real transformer that RL has something to teach.
 
-    python scripts/make_base_model.py --architecture qwen3 --task arithmetic --output DIR
+    python -m onelayer.reproduction.pretraining --architecture qwen3 --task arithmetic --output DIR
 
 The model is pretrained from scratch on text that mixes competing strategies: some completions follow the right
 procedure, more of them follow a plausible wrong one, the rest are noise. Greedy decoding then picks the wrong strategy
@@ -11,6 +11,9 @@ Pretraining draws prompts from the task's train split alone: no answer of a sele
 is ever seen.
 
 One thread, fixed seeds: the same command on the same machine and versions writes the same bytes.
+
+Depth, width and the number of steps are options: the reproduction also asks at which depth, and after how much
+pretraining, a profile begins to look like those of real models.
 """
 
 import argparse
@@ -135,23 +138,39 @@ def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(architecture: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """Return a randomly initialised model: 8 layers of width 64; the Qwen3 one ties its embeddings, the other not."""
-    shape = {
+@dataclass(frozen=True)
+class Shape:
+    """Size of a model. Four heads up to width 256, then heads of 64; half as many have keys and values."""
+
+    layers: int = 8
+    width: int = 64
+
+    def settings(self) -> dict[str, int]:
+        """What transformers calls it."""
+        heads = max(4, self.width // 64)
+        return {
+            "hidden_size": self.width,
+            "intermediate_size": 3 * self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads // 2,
+        }
+
+
+def make_model(architecture: str, tokenizer: PreTrainedTokenizerFast, shape: Shape) -> PreTrainedModel:
+    """Return a randomly initialised model; the Qwen3 one ties its embeddings, the other does not."""
+    options = {
+        **shape.settings(),
         "vocab_size": len(tokenizer),
-        "hidden_size": 64,
-        "intermediate_size": 192,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
         "max_position_embeddings": 256,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
     if architecture == "qwen3":
-        return Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=16, tie_word_embeddings=True))
-    return Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=False))
+        head_dim = shape.width // options["num_attention_heads"]
+        return Qwen3ForCausalLM(Qwen3Config(**options, head_dim=head_dim, tie_word_embeddings=True))
+    return Qwen2ForCausalLM(Qwen2Config(**options, tie_word_embeddings=False))
 
 
 def make_batch(
@@ -169,20 +188,29 @@ def make_batch(
 
 
 def pretrain(
-    architecture: str, task: str, *, steps: int, batch_size: int = 128, learning_rate: float = 2e-3, seed: int = 0
+    architecture: str,
+    task: str,
+    *,
+    steps: int,
+    shape: Shape = Shape(),  # frozen
+    batch_size: int = 128,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Pretrain from scratch: AdamW, 100 steps of warm-up, then a cosine to zero."""
+    """Pretrain from scratch: AdamW, 100 steps of warm-up, then a cosine to zero. Models come back on the CPU."""
     recipe = RECIPES[task]
     torch.manual_seed(seed)
     sample = recipe.generator(random.Random(seed))
     tokenizer = make_tokenizer(recipe)
-    model = make_model(architecture, tokenizer).train()
+    model = make_model(architecture, tokenizer, shape).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(steps):
         rate = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * rate
-        ids, labels = make_batch([sample() for _ in range(batch_size)], tokenizer, recipe.max_length)
+        batch = make_batch([sample() for _ in range(batch_size)], tokenizer, recipe.max_length)
+        ids, labels = (part.to(device) for part in batch)
         logits = model(input_ids=ids).logits[:, :-1]
         loss = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
         optimizer.zero_grad()
@@ -191,19 +219,32 @@ def pretrain(
         optimizer.step()
         if step % 100 == 99:
             print(f"step {step + 1}/{steps}  loss {loss.item():.4f}", flush=True)
-    return model.eval(), tokenizer
+    return model.cpu().eval(), tokenizer
 
 
 def main() -> None:
+    """Write one model and its tokenizer to a folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", choices=["qwen3", "qwen2.5"], required=True)
     parser.add_argument("--task", choices=sorted(RECIPES), required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder to write the model and its tokenizer to")
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps of 128 texts (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and the texts (default: %(default)s)")
+    parser.add_argument("--layers", type=int, default=Shape.layers, help="decoder layers (default: %(default)s)")
+    parser.add_argument("--width", type=int, default=Shape.width, help="a multiple of 64 (default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="its peak (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda (default: %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    model, tokenizer = pretrain(arguments.architecture, arguments.task, steps=arguments.steps, seed=arguments.seed)
+    model, tokenizer = pretrain(
+        arguments.architecture,
+        arguments.task,
+        steps=arguments.steps,
+        shape=Shape(arguments.layers, arguments.width),
+        learning_rate=arguments.learning_rate,
+        seed=arguments.seed,
+        device=arguments.device,
+    )
     model.save_pretrained(arguments.output)
     tokenizer.save_pretrained(arguments.output)
     print(f"wrote {arguments.output}: {sum(weights.numel() for weights in model.parameters()):,} parameters")
