@@ -19,6 +19,7 @@ from onelayer.graders.math_text import RULES, Rule
 from onelayer.interrupt import interrupts
 from onelayer.lock import locked
 from onelayer.options import SETTINGS, build_config, config_options
+from onelayer.reproduction.command import reproduce
 
 
 @click.group(context_settings=SETTINGS, invoke_without_command=True)
@@ -360,38 +361,9 @@ def alfworld_games(number: int, output: str, seed: int, held_out: int | None, mi
     click.echo(f"export ALFWORLD_DATA={written.folder}")
 
 
-@cli.command(context_settings=SETTINGS)
-@click.option(
-    "--scale", type=click.Choice(["tiny", "gpu"]), default="tiny", show_default=True, help="size of the models"
-)
-@click.option("--output", required=True, metavar="DIR", help="folder for models, scans and what came of them")
-@click.option("--workers", type=click.IntRange(min=1), default=None, help="scans side by side [default: processors]")
-@click.option("--resume", is_flag=True, help="continue in --output")
-@click.option("--page-only", is_flag=True, help="run nothing: judge what --output holds already")
-def reproduce(scale: Literal["tiny", "gpu"], output: str, workers: int | None, resume: bool, page_only: bool) -> None:
-    """Test the paper's claims in small: two families, three domains, three algorithms, every layer.
-
-    Tiny models take some hours on two processors; stopped, it goes on with --resume. It writes reproduction.md with
-    each claim, what was measured and what that says of it.
-
-    Example: onelayer reproduce --scale tiny --output runs/reproduction
-    """
-    import os
-
-    from onelayer.reproduction.page import write_page
-    from onelayer.reproduction.running import run_study
-    from onelayer.reproduction.study import study_of
-
-    console = Console()
-    study = study_of(scale)
-    if not page_only:
-        run_study(study, Path(output), workers or os.cpu_count() or 1, console, resume=resume)
-    page = write_page(study, Path(output))
-    console.print(f"\nresults: {output}\npage:    {page}", soft_wrap=True, highlight=False)
-
-
 cli.add_command(doctor)
 cli.add_command(completion)
+cli.add_command(reproduce)
 
 
 class _Announcements(logging.Handler):
