@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from onelayer.arm import Arm, OptimizerSettings
-from onelayer.logprobs import Tokens, completion_logprobs, head_logprobs
+from onelayer.logprobs import Tokens, _FrozenHead, completion_logprobs, head_logprobs, tokens_at_once
 from onelayer.model import BaseModel
 from onelayer.plan import parse_plan, resolve
 from onelayer.sample import left_pad
@@ -127,3 +127,27 @@ def test_the_table_of_logits_never_exists() -> None:
     logps.sum().backward()  # type: ignore[no-untyped-call]
     assert 0 < largest <= max(weight.numel(), chunk * vocabulary)
     assert weight.numel() < tokens * vocabulary / 4
+
+
+def test_a_large_vocabulary_takes_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tokens times words stay below the limit, and a token is the least.
+    assert [tokens_at_once(1024, words) for words in (8192, 32768, 151936, 2**30)] == [1024, 1024, 220, 1]
+    assert tokens_at_once(16, 151936) == 16
+    hidden, weight, targets = torch.randn(64, 8), torch.randn(5000, 8), torch.arange(64)
+    whole = head_logprobs(hidden, weight, None, targets, 1.0, 64)
+    monkeypatch.setattr("onelayer.logprobs.LOGITS_BYTES", 3 * 4 * 5000)
+    sizes: list[int] = []
+    monkeypatch.setattr(
+        "onelayer.logprobs._FrozenHead.apply",
+        lambda hidden, *rest: sizes.append(len(hidden)) or _FrozenHead.forward(FakeContext(), hidden, *rest),
+    )
+    for one, other in zip(whole, head_logprobs(hidden, weight, None, targets, 1.0, 64), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    assert max(sizes) == 3 and sum(sizes) == 64
+
+
+class FakeContext:
+    needs_input_grad = (False,)
+
+    def mark_non_differentiable(self, *tensors: Tensor) -> None:
+        """Autograd's own bookkeeping."""

@@ -108,7 +108,7 @@ def test_memory_by_hand() -> None:
     # 28 trained layers against one, beside the same logits and what passes on the way down; gradients of 4 bytes.
     rows = min(config.micro_batch_size, config.micro_batch_tokens // 4096)
     frozen, trained = 2 * 2048 + 4 * 2048 + 3 * 6144 + 2048 + 1024, 4 * 2048 + 2 * 2048 + 1024 + 6144
-    passing, logits = 2 * rows * 4096 * (3 * 6144 + 2 * 2048), 4 * 1024 * 151936
+    passing, logits = 2 * rows * 4096 * (3 * 6144 + 2 * 2048), 4 * 220 * 151936  # 128 MiB of logits
     assert last.update == 4 * 50_336_000 + passing + 2 * logits + 2 * rows * 4096 * (frozen + trained)
     assert full.update == 4 * 1_720_574_976 + passing + 3 * logits + 28 * 2 * rows * 4096 * (frozen + trained)
     assert last.peak == int(1.08 * (last.weights + last.arms + max(last.sampling, last.update)))

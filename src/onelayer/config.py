@@ -129,7 +129,9 @@ class TrainConfig(EvalConfig, TaskConfig, ModelConfig):
         ge=0,
         description="MB of hidden states that an arm may keep from sampling for its update; else computed anew",
     )
-    logprob_chunk: int = Field(1024, ge=1, description="tokens whose logits exist at one time")
+    logprob_chunk: int = Field(
+        1024, ge=1, description="most tokens whose logits exist at one time; 128 MiB of them at most"
+    )
 
     learning_rate: float = Field(1e-6, gt=0, description="AdamW's rate, before a plan's multipliers")
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = Field("constant", description="shape after warm-up")

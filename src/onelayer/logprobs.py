@@ -14,6 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from onelayer.model import BaseModel
 from onelayer.trunk import Start, starting_at
 
+LOGITS_BYTES = 2**27
+"""Most bytes of fp32 logits at one time, so that memory does not grow with the vocabulary: 220 tokens of 152K logits."""
+
 
 class Tokens(NamedTuple):
     """B prompts, padded on the left to P tokens, with their completions, padded on the right to T."""
@@ -73,6 +76,11 @@ def position_ids(mask_BL: Tensor) -> Tensor:
     return (mask_BL.long().cumsum(-1) - 1).clamp(min=0)
 
 
+def tokens_at_once(chunk_tokens: int, vocabulary: int) -> int:
+    """How many tokens have their logits at one time: ``chunk_tokens``, or fewer for a large vocabulary."""
+    return max(1, min(chunk_tokens, LOGITS_BYTES // (4 * vocabulary)))
+
+
 def head_logprobs(
     hidden_NH: Tensor,
     weight_VH: Tensor,
@@ -83,8 +91,9 @@ def head_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities (with gradient) and entropies (without) of N tokens: ((N,), (N,)), fp32.
 
-    At most ``chunk_tokens`` x V logits exist at any time, forward and backward.
+    At most `tokens_at_once` x V logits exist at any time, forward and backward.
     """
+    chunk_tokens = tokens_at_once(chunk_tokens, len(weight_VH))
     trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (weight_VH, bias_V))
     results = []
     for hidden, targets in zip(torch.split(hidden_NH, chunk_tokens), torch.split(targets_N, chunk_tokens), strict=True):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onelayer.config import TrainConfig
+from onelayer.logprobs import tokens_at_once
 from onelayer.model import BaseModel
 from onelayer.sample import PICKED_ROWS
 from onelayer.specs import ArmSpec
@@ -92,8 +93,9 @@ def _update(base: BaseModel, spec: ArmSpec, config: TrainConfig, queries: int, v
     kept = frozen * (base.num_layers - lowest) + trained * len(training)
     # On the way down: the gradients of the widest vectors of a layer.
     passing = 3 * inner + 2 * hidden
-    chunk = min(config.logprob_chunk, rows * config.max_completion_length)
+    vocabulary = base.head.out_features
+    chunk = min(tokens_at_once(config.logprob_chunk, vocabulary), rows * config.max_completion_length)
     # A head that trains has its logits again on the way down, beside their gradient.
     head_trains = any(base.parts[name].module in ("head", "embed") for name in spec.rates)
-    logits: int = 4 * (3 if head_trains else 2) * chunk * base.head.out_features
+    logits: int = 4 * (3 if head_trains else 2) * chunk * vocabulary
     return int(size * tokens * (kept + passing)) + logits
