@@ -3,12 +3,19 @@
 The same model, prompts, group, lengths, precision and threads on both sides: 16 rows an arm, as many tokens for every
 row, the same reward. TRL freezes all other layers with ``requires_grad_(False)``. Each side runs in a process of its
 own, since a process's peak memory never falls; pairs of processes alternate. Times are processor seconds of a step,
-summed over the arms for TRL. onelayer's backward passes take 4 rows of the larger model at a time, TRL's all 16 (its batch
-size is that of a process): the sum of the gradients is the same, the memory is not.
+summed over the arms for TRL; on a GPU wall seconds, and the peak is of the GPU's memory. onelayer's backward passes take
+4 rows of the larger models at a time (``--micro-batch``), TRL's all rows (its batch size is that of a process): the sum of
+the gradients is the same, the memory is not.
 
     python benchmarks/trl_step.py --model tiny                        # bundled Qwen3, full and 8 layers
     python benchmarks/trl_step.py --model 42M --beta 0.04             # 42M parameters, full and 12 layers
     python benchmarks/trl_step.py --model 42M --beta 0.04 --arms 6    # one middle layer alone
+
+On a GPU, with random weights in the shapes of Qwen3 (``--alone``: onelayer arm by arm, in the place of TRL):
+
+    python benchmarks/trl_step.py --device cuda --dtype bfloat16 --model 0.6B --rows 32 --length 512
+    python benchmarks/trl_step.py --device cuda --dtype bfloat16 --model 1.7B --rows 32 --length 512 --alone
+    python benchmarks/trl_step.py --device cuda --dtype bfloat16 --model 8B --rows 32 --length 512 --arms 18   # under 24 GB?
 """
 
 import argparse
@@ -22,8 +29,9 @@ import sys
 import tempfile
 import time
 import zlib
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -34,9 +42,45 @@ GROUP = 8
 TINY = "bundled:qwen3-arithmetic"
 
 
-def peak_mb() -> float:
-    """Peak resident memory of this process so far, in MB (Linux counts in kB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+class Shape(NamedTuple):
+    """A Qwen3 model; the last four are the published ones."""
+
+    layers: int
+    width: int
+    inner: int
+    heads: int
+    key_value_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool = True
+
+
+SHAPES = {
+    "42M": Shape(12, 512, 1536, 8, 4, 64, 8192),
+    "0.6B": Shape(28, 1024, 3072, 16, 8, 128, 151936),
+    "1.7B": Shape(28, 2048, 6144, 16, 8, 128, 151936),
+    "8B": Shape(36, 4096, 12288, 32, 8, 128, 151936, tied=False),
+}
+
+
+class Meter:
+    """Seconds and peak memory: of the processor and the process, or of the GPU."""
+
+    def __init__(self, device: str) -> None:
+        self._on_gpu = device == "cuda"
+
+    def now(self) -> float:
+        """Processor seconds; on a GPU wall seconds once it is done."""
+        if self._on_gpu:
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.process_time()
+
+    def peak_mb(self) -> float:
+        """Most memory so far, in MB (Linux counts a process's in kB)."""
+        if self._on_gpu:
+            return torch.cuda.max_memory_allocated() / 1e6
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def prompts_of(model: str, count: int) -> list[str]:
@@ -64,21 +108,22 @@ def write_model(model: str, folder: Path, dtype: torch.dtype) -> str:
 
         return model_path(TINY)
     torch.manual_seed(0)
+    shape = SHAPES[model]
     config = Qwen3Config(
-        vocab_size=8192,
-        hidden_size=512,
-        intermediate_size=1536,
-        num_hidden_layers=12,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=64,
-        tie_word_embeddings=True,
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_value_heads,
+        head_dim=shape.head_dim,
+        tie_word_embeddings=shape.tied,
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=None,
     )
-    AutoModelForCausalLM.from_config(config).to(dtype).save_pretrained(folder)
-    words = {"<pad>": 0, "<eos>": 1, **{f"w{n}": n + 2 for n in range(8190)}}
+    AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
+    words = {"<pad>": 0, "<eos>": 1, **{f"w{n}": n + 2 for n in range(shape.vocabulary - 2)}}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(
@@ -93,7 +138,7 @@ def arms_of(args: argparse.Namespace, num_layers: int) -> list[str]:
 
 
 def run_onelayer(args: argparse.Namespace) -> dict[str, Any]:
-    """Steps of all arms together through onelayer's own loop."""
+    """Steps of all arms through onelayer's own loop: together, or one arm after the other."""
     from dataclasses import replace
 
     from onelayer.config import TrainConfig
@@ -112,55 +157,64 @@ def run_onelayer(args: argparse.Namespace) -> dict[str, Any]:
         def reward(self, prompts: Any, completions: list[str], **columns: Any) -> list[float]:
             return [reward_of(text) for text in completions]
 
-    base = replace(load_base(args.path), stop_token_ids=(-1,))
-    baseline = peak_mb()
+    meter = Meter(args.device)
+    loaded = load_base(args.path, dtype=getattr(torch, args.dtype), device=torch.device(args.device))
+    base = replace(loaded, stop_token_ids=(-1,))
+    baseline = meter.peak_mb()
     config = TrainConfig(
         model=args.path,
         task="arithmetic",
         steps=1000,
         train_batch_size=args.rows // GROUP,
         num_generations=GROUP,
-        micro_batch_size=args.rows if args.model == "tiny" else 4,
+        micro_batch_size=args.micro_batch or (args.rows if args.model == "tiny" else 4),
         max_completion_length=args.length,
         learning_rate=args.learning_rate,
         beta=args.beta,
         dtype=args.dtype,
     )
     data = encode_split(base, Task(), "train", 512)
-    arms = [create_arm(base, spec_of(base, plan, 0), config) for plan in arms_of(args, base.num_layers)]
+    specs = [spec_of(base, plan, 0) for plan in arms_of(args, base.num_layers)]
     training = Training(base, Task(), data, data, config, (0,))
-    seconds = []
-    for step in range(args.steps + 1):
-        start = time.process_time()
-        records = train_step(training, arms, step)
-        seconds.append(time.process_time() - start)
-        assert all(record["completions/mean_length"] == args.length for record in records)
-    return {"seconds": seconds[1:], "peak": peak_mb(), "baseline": baseline}
+    by_set = []
+    for together in [[spec] for spec in specs] if args.alone else [specs]:
+        arms = [create_arm(base, spec, config) for spec in together]
+        seconds = []
+        for step in range(args.steps + 1):
+            start = meter.now()
+            records = train_step(training, arms, step)
+            seconds.append(meter.now() - start)
+            assert all(record["completions/mean_length"] == args.length for record in records)
+        by_set.append(seconds[1:])
+    seconds = [sum(step) for step in zip(*by_set, strict=True)]
+    return {"seconds": seconds, "peak": meter.peak_mb(), "baseline": baseline}
 
 
 def run_trl(args: argparse.Namespace) -> dict[str, Any]:
     """The same steps of every arm through TRL's trainer, one arm after the other."""
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
+
+    meter = Meter(args.device)
 
     class Clock(TrainerCallback):
         def __init__(self) -> None:
             self.seconds: list[float] = []
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.start = time.process_time()
+            self.start = meter.now()
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            self.seconds.append(time.process_time() - self.start)
+            self.seconds.append(meter.now() - self.start)
 
     def reward(completions: list[str], **columns: Any) -> list[float]:
         return [reward_of(text) for text in completions]
 
-    baseline = peak_mb()
+    baseline = meter.peak_mb()
     by_arm = []
     data = Dataset.from_dict({"prompt": prompts_of(args.model, 64)})
-    num_layers = AutoModelForCausalLM.from_pretrained(args.path).config.num_hidden_layers
+    num_layers = AutoConfig.from_pretrained(args.path).num_hidden_layers
     for plan in arms_of(args, num_layers):
         model = AutoModelForCausalLM.from_pretrained(args.path, dtype=getattr(torch, args.dtype))
         if plan != "all":
@@ -168,7 +222,7 @@ def run_trl(args: argparse.Namespace) -> dict[str, Any]:
             model.model.layers[int(plan)].requires_grad_(True)
         settings = GRPOConfig(
             output_dir=tempfile.mkdtemp(),
-            use_cpu=True,
+            use_cpu=args.device == "cpu",
             bf16=False,
             per_device_train_batch_size=args.rows,
             num_generations=GROUP,
@@ -193,16 +247,16 @@ def run_trl(args: argparse.Namespace) -> dict[str, Any]:
         trainer.train()
         by_arm.append(clock.seconds[1:])
         del trainer, model
-    return {"seconds": [sum(step) for step in zip(*by_arm, strict=True)], "peak": peak_mb(), "baseline": baseline}
+    return {"seconds": [sum(step) for step in zip(*by_arm, strict=True)], "peak": meter.peak_mb(), "baseline": baseline}
 
 
-def child(side: str, path: str, args: argparse.Namespace, checkpointing: bool) -> dict[str, Any]:
+def child(side: list[str], path: str, args: argparse.Namespace) -> dict[str, Any]:
     """Run one side in a process of its own."""
-    command = [sys.executable, __file__, "--side", side, "--path", path]
-    for name in ("model", "beta", "rows", "length", "steps", "dtype", "learning_rate", "arms"):
+    command = [sys.executable, __file__, "--side", *side, "--path", path]
+    for name in ("model", "beta", "rows", "length", "steps", "dtype", "learning_rate", "arms", "device", "micro_batch"):
         if getattr(args, name) is not None:
             command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    done = subprocess.run([*command, *(["--checkpointing"] if checkpointing else [])], capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -211,7 +265,7 @@ def child(side: str, path: str, args: argparse.Namespace, checkpointing: bool) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["tiny", "42M"], default="tiny")
+    parser.add_argument("--model", choices=["tiny", *SHAPES], default="tiny")
     parser.add_argument("--beta", type=float, default=0.0)
     parser.add_argument("--rows", type=int, default=16, help="rows an arm")
     parser.add_argument("--length", type=int, help="new tokens a row; by default 32, or 64 with 42M")
@@ -220,7 +274,10 @@ def main() -> None:
     parser.add_argument("--arms", help="plans, comma-separated; by default all and every layer")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--learning-rate", type=float, default=1e-5)
+    parser.add_argument("--micro-batch", type=int, help="onelayer's rows of a backward pass")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--no-defaults", action="store_true", help="leave out TRL with its default checkpointing")
+    parser.add_argument("--alone", action="store_true", help="against onelayer arm by arm, instead of TRL")
     parser.add_argument("--checkpointing", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=["onelayer", "trl"], help=argparse.SUPPRESS)
     parser.add_argument("--path", help=argparse.SUPPRESS)
@@ -231,19 +288,23 @@ def main() -> None:
         print(json.dumps((run_onelayer if args.side == "onelayer" else run_trl)(args)))
         return
     import transformers
-    import trl
 
-    sides = {"onelayer": ("onelayer", False), "TRL, checkpointing off": ("trl", False)}
-    if not args.no_defaults:
-        sides["TRL, its defaults"] = ("trl", True)
+    sides = {"onelayer": ["onelayer"]}
+    if args.alone:
+        sides["onelayer, arm by arm"] = ["onelayer", "--alone"]
+    else:
+        sides["TRL, checkpointing off"] = ["trl"]
+        if not args.no_defaults:
+            sides["TRL, its defaults"] = ["trl", "--checkpointing"]
     with tempfile.TemporaryDirectory() as folder:
         path = write_model(args.model, Path(folder), getattr(torch, args.dtype))
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
         for _ in range(args.pairs):
-            for name, (side, checkpointing) in sides.items():
-                runs[name].append(child(side, path, args, checkpointing))
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, trl {trl.__version__}, one thread,")
-    print(f"{platform.processor() or platform.machine()}; arms {args.arms or 'all and every layer'}, {args.rows} rows")
+            for name, side in sides.items():
+                runs[name].append(child(side, path, args))
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, trl {version('trl')}, one thread,")
+    machine = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
+    print(f"{machine}; arms {args.arms or 'all and every layer'}, {args.rows} rows")
     print(f"of {args.length} new tokens, beta {args.beta:g}, {args.dtype}; medians of {args.pairs} pairs\n")
     print("| | s a scan step | times onelayer's | peak MB | of it after imports |\n|---|---|---|---|---|")
     own = [statistics.median(run["seconds"]) for run in runs["onelayer"]]
