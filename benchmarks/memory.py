@@ -24,6 +24,7 @@ SETTINGS = {
     "42M, layer 6": {"plans": ["6"]},
     "42M, layer 11": {"plans": ["11"]},
     "42M, all, 4 rows a pass": {"plans": ["all"], "micro": 4},
+    "42M, all, layers computed again": {"plans": ["all"], "checkpointing": True},
     "42M, layer 6, 192 tokens": {"plans": ["6"], "length": 192},
     "42M, all and 12 layers": {"plans": ["all", *map(str, range(12))], "micro": 4},
     "vocabulary 65536, layer 3 of 6": {"plans": ["3"], "layers": 6, "width": 256, "vocabulary": 65536},
@@ -79,6 +80,7 @@ def run(settings: dict[str, Any]) -> tuple[float, float]:
         max_prompt_length=16,
         max_completion_length=length,
         max_rows=settings.get("max_rows", 64),
+        gradient_checkpointing=settings.get("checkpointing", False),
         learning_rate=1e-5,
     )
     specs = [spec_of(base, plan, 0) for plan in settings["plans"]]

@@ -196,3 +196,26 @@ def test_micro_batches_hold_rows_of_similar_length(base: BaseModel) -> None:
             assert len(micro) <= size
             assert len(micro) * padded <= tokens or len(micro) == 1
     assert len(_micro_batches(batch, rows, config_of(micro_batch_size=100))) == 1
+
+
+@pytest.mark.parametrize("plan", ["all", "2", "1.attn,3*0.5", "embed", "lora:4", "lisa:1/2@0"])
+def test_computing_layers_again_changes_no_bit_and_keeps_less(base: BaseModel, plan: str) -> None:
+    deltas, sizes = [], []
+    for again in (False, True):
+        config = config_of(beta=0.04, mini_batch_size=1, num_iterations=2, gradient_checkpointing=again)
+        arm = create_arm(base, spec_of(base, plan, 0), config)
+        kept = 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            update(base, arm, sampled(base, None), config)
+        deltas.append(arm.delta())
+        sizes.append(kept)
+    plain, recomputed = deltas
+    assert sizes[1] < sizes[0] / 2
+    assert all(torch.equal(plain[name], tensor) for name, tensor in recomputed.items())
+    assert any(not torch.equal(tensor, base.tensor(name)) for name, tensor in plain.items() if name in base.parts)

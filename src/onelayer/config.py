@@ -124,6 +124,9 @@ class TrainConfig(EvalConfig, TaskConfig, ModelConfig):
     micro_batch_tokens: int = Field(
         16384, ge=1, description="padded tokens of one backward pass; rows of similar length go together"
     )
+    gradient_checkpointing: bool = Field(
+        False, description="keep only the inputs of the layers above the lowest trained one, and compute the rest again"
+    )
     trunk_memory: int = Field(
         256,
         ge=0,
@@ -253,7 +256,15 @@ def _of_engine(config: "TrainConfig") -> str | None:
     if config.engine == "local":
         changed = [name for name in ("engine_options", "num_processes") if getattr(config, name)]
         return f"{changed[0]} is an option of engine trl, and the engine is local" if changed else None
-    for name in ("stop_at", "save_steps", "logprob_chunk", "arms_per_set", "micro_batch_tokens", "trunk_memory"):
+    for name in (
+        "stop_at",
+        "save_steps",
+        "logprob_chunk",
+        "arms_per_set",
+        "micro_batch_tokens",
+        "trunk_memory",
+        "gradient_checkpointing",
+    ):
         field = type(config).model_fields.get(name)
         if field is not None and getattr(config, name) != field.default:
             return f"engine trl does not read {name}; leave it out"

@@ -91,6 +91,9 @@ def _update(base: BaseModel, spec: ArmSpec, config: TrainConfig, queries: int, v
     lowest = lowest_layer(base, spec.rates)
     training = {base.parts[name].layer for name in spec.rates} - {None}
     kept = frozen * (base.num_layers - lowest) + trained * len(training)
+    if config.gradient_checkpointing:
+        # The inputs of the layers, and one of them whole at a time.
+        kept = hidden * (base.num_layers - lowest) + frozen + (trained if training else 0)
     # On the way down: the gradients of the widest vectors of a layer.
     passing = 3 * inner + 2 * hidden
     vocabulary = base.head.out_features

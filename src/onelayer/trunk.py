@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from onelayer.model import BaseModel
 from onelayer.rowwise import replaced_forward
@@ -121,6 +122,26 @@ def starting_at(base: BaseModel, start: Start) -> Iterator[None]:
         for layer in base.layers[: start.layer]:
             stack.enter_context(replaced_forward(layer, _passing))
         stack.enter_context(replaced_forward(base.layers[start.layer], begin))
+        yield
+
+
+@contextmanager
+def recomputing(base: BaseModel, lowest: int) -> Iterator[None]:
+    """Gradient checkpointing from a layer up: only the layers' inputs are kept, the rest is computed again going down.
+
+    Below the lowest trained layer there is no graph, and nothing to spare. The block has to hold the backward pass too.
+    """
+
+    def again(forward: LayerForward) -> LayerForward:
+        def kept_short(*args: Any, **kwargs: Any) -> Any:
+            # Without dropout no random state has to be restored.
+            return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+        return kept_short
+
+    with ExitStack() as stack:
+        for layer in base.layers[lowest:]:
+            stack.enter_context(replaced_forward(layer, again(layer.forward)))
         yield
 
 

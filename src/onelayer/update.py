@@ -5,6 +5,7 @@ Everything here depends on the arm and its batch alone, never on the other arms 
 
 import itertools
 from collections import defaultdict
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from onelayer.config import TrainConfig
 from onelayer.logprobs import Tokens, completion_logprobs, position_ids
 from onelayer.model import BaseModel
 from onelayer.sample import left_pad
-from onelayer.trunk import Start, below
+from onelayer.trunk import Start, below, recomputing
 
 
 def updates_per_step(config: TrainConfig) -> int:
@@ -158,23 +159,25 @@ def _update_once(
         start += len(rows)
         tokens = _tokens(base, batch, rows)
         beginning = _start(base, arm, batch, rows, tokens)
-        with arm.worn_by(base):
+        again = recomputing(base, arm.trunk_layer) if config.gradient_checkpointing else nullcontext()
+        # Around the backward pass too: what is computed again there has to see the arm's tensors.
+        with arm.worn_by(base), again:
             logps, entropy = _logps(base, batch, tokens, beginning, config)
-        policy = clipped_loss(
-            logps,
-            logps.detach() if old is None else old[rows],
-            batch.advantages[rows].to(base.device),
-            epsilon=config.epsilon,
-            epsilon_high=config.epsilon_high,
-            sequence_mask_BT=mask[own] if config.importance_sampling_level == "sequence" else None,
-        )
-        token_loss = policy.loss
-        if reference is not None:
-            kl = k3_kl(logps, reference[rows])
-            token_loss = token_loss + config.beta * kl
-            sums["kl"] += (kl.detach() * mask[own]).sum()
-        loss = (token_loss * weights[own]).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+            policy = clipped_loss(
+                logps,
+                logps.detach() if old is None else old[rows],
+                batch.advantages[rows].to(base.device),
+                epsilon=config.epsilon,
+                epsilon_high=config.epsilon_high,
+                sequence_mask_BT=mask[own] if config.importance_sampling_level == "sequence" else None,
+            )
+            token_loss = policy.loss
+            if reference is not None:
+                kl = k3_kl(logps, reference[rows])
+                token_loss = token_loss + config.beta * kl
+                sums["kl"] += (kl.detach() * mask[own]).sum()
+            loss = (token_loss * weights[own]).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
         arm.collect_gradients()
         loss_sum += loss.detach()
         sums["entropy"] += entropy.sum()
