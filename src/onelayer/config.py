@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from onelayer.algorithms.options import ALGORITHM_SETTINGS, GIGPO_DEFAULTS, Algorithm, contradiction
+from onelayer.engine_config import EngineConfig, misfit
 from onelayer.errors import UserError
 
 
@@ -102,7 +103,7 @@ class EvalConfig(RewardConfig):
     max_rows: int = Field(512, ge=8, description="most rows in one forward pass of sampling")
 
 
-class TrainConfig(EvalConfig, TaskConfig, ModelConfig):
+class TrainConfig(EngineConfig, EvalConfig, TaskConfig, ModelConfig):
     """One arm: what trains and how."""
 
     layers: str = Field("all", description="layer plan: all, 14, 9-13, mid:5, 14.attn, all,9-13*2 (see onelayer plan)")
@@ -216,16 +217,6 @@ class TrainConfig(EvalConfig, TaskConfig, ModelConfig):
     report_to: str = Field("none", description="also log to tensorboard, wandb, trackio (comma-separated)")
     stop_at: int = Field(0, ge=0, description="pause the run after this step; --resume goes on; 0 runs to the end")
 
-    engine: Literal["local", "trl"] = Field(
-        "local",
-        description="what trains: the built-in loop on one device, or TRL with accelerate on many (see docs/trl.md)",
-    )
-    engine_options: str | None = Field(
-        None, description="engine trl: FILE.yaml with further options of TRL's GRPOConfig, such as use_vllm"
-    )
-    num_processes: int = Field(0, ge=0, description="engine trl: refuse to start with another number; 0 takes any")
-    mix_engines: bool = Field(False, description="let the arms of one profile be trained by different engines")
-
     @property
     def trunk_bytes(self) -> int:
         """``trunk_memory`` in bytes."""
@@ -246,31 +237,10 @@ class TrainConfig(EvalConfig, TaskConfig, ModelConfig):
             raise ValueError("--model is missing; give a hub name, a folder or bundled:NAME")
         if self.mini_batch_size > self.train_batch_size:
             raise ValueError("mini_batch_size is larger than train_batch_size; both are counted in prompts")
-        if reason := contradiction(vars(self)) or _of_engine(self):
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        if reason := contradiction(vars(self)) or misfit(vars(self), defaults):
             raise ValueError(reason)
         return self
-
-
-def _of_engine(config: "TrainConfig") -> str | None:
-    """Why options do not go with the engine, in a sentence; None where they do."""
-    if config.engine == "local":
-        changed = [name for name in ("engine_options", "num_processes") if getattr(config, name)]
-        return f"{changed[0]} is an option of engine trl, and the engine is local" if changed else None
-    for name in (
-        "stop_at",
-        "save_steps",
-        "logprob_chunk",
-        "arms_per_set",
-        "micro_batch_tokens",
-        "trunk_memory",
-        "gradient_checkpointing",
-    ):
-        field = type(config).model_fields.get(name)
-        if field is not None and getattr(config, name) != field.default:
-            return f"engine trl does not read {name}; leave it out"
-    if getattr(config, "search", "none") == "halving":
-        return "engine trl trains every arm to its end, so search has to be none or coarse"
-    return None
 
 
 RATES = "auto:"

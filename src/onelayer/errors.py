@@ -13,8 +13,11 @@ class GuardTripped(RunStopped):
     """A guard ends the run; ``guard`` is its name, under which metrics.jsonl has it."""
 
     def __init__(self, guard: str, sentence: str) -> None:
-        super().__init__(sentence)
+        super().__init__(guard, sentence)  # both, so that a copy can be made in another process
         self.guard = guard
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 class Paused(Exception):

@@ -15,6 +15,7 @@ import yaml
 
 from onelayer.checkpoints import Checkpoints
 from onelayer.config import TrainConfig
+from onelayer.engine_config import EngineConfig
 from onelayer.errors import UserError
 from onelayer.files import (
     atomic_path,
@@ -37,7 +38,7 @@ from onelayer.tracking import append_records
 
 NO_EFFECT_ON_ARMS = (
     *("output", "resume", "report_to", "stop_at", "save_steps", "arms_per_set", "env_workers", "require_sandbox"),
-    *("engine", "engine_options", "num_processes", "mix_engines"),
+    *EngineConfig.model_fields,
     *("save_total_limit", "grace_seconds", "reward_timeout", "reward_retries", "max_reward_share"),
     *("layers", "strategies", "strategy_k", "pairs", "leave_one_out", "lr_check", "sublayers", "baselines", "also"),
 )
@@ -107,7 +108,7 @@ class RunFolder:
         if not (path / MANIFEST).exists() and cls._empty(path):
             return cls.create(path, manifest, config)
         found, notes = cls._read_manifest(path)
-        was, now = _flat({key: found.get(key) for key in manifest}), _flat(manifest)
+        was, now = flat({key: found.get(key) for key in manifest}), flat(manifest)
         differing = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
         if refused := [key for key in differing if key not in ONLY_NOTED]:
             shown = "; ".join(_difference(key, was, now) for key in refused[:SHOWN_DIFFERENCES])
@@ -253,21 +254,22 @@ class RunFolder:
         return self.arm(name) / "metrics.jsonl"
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with keys like ``config.beta``."""
+    found: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping):
-            flat |= _flat(item, f"{prefix}{key}.")
+            found |= flat(item, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = item
-    return flat
+            found[f"{prefix}{key}"] = item
+    return found
 
 
 def _difference(key: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    return f"{key} was {_short(was.get(key))}, now {_short(now.get(key))}"
+    return f"{key} was {short(was.get(key))}, now {short(now.get(key))}"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """A value for a sentence; the first digits of a hash tell it apart."""
     is_hash = isinstance(value, str) and len(value) == 64
     return repr(value[:12] + "..." if is_hash else value)

@@ -125,9 +125,9 @@ def load_base(
 
     path = model_path(name)
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = read_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    saved = checkpoint_dtype(name, revision, trust_remote_code)
     if dtype is None:
-        dtype = torch.float32 if torch.device(device).type == "cpu" else (config.dtype or torch.bfloat16)
+        dtype = torch.float32 if torch.device(device).type == "cpu" else saved
     with _reading(name):
         module, info = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True, **source
@@ -139,6 +139,16 @@ def load_base(
             f"model '{name}' is incomplete: {len(lost)} tensors are missing or of another shape, the first is {lost[0]}"
         )
     return wrap_model(module.to(device), tokenizer, name=name, revision=revision)
+
+
+def checkpoint_dtype(name: str, revision: str | None, trust_remote_code: bool) -> torch.dtype:
+    """The type that a model was saved in, as far as its configuration says; else bfloat16.
+
+    Raises:
+        UserError: as :func:`read_config`.
+    """
+    config = read_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    return config.dtype or torch.bfloat16
 
 
 def read_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:

@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from onelayer.config import TrainConfig
+from onelayer.config import TrainConfig, read_yaml
+from onelayer.engines import Engine, Local
 from onelayer.errors import UserError
 from onelayer.files import write_json
 from onelayer.folder import RunFolder
@@ -35,17 +36,18 @@ def open_run(
     console: Console,
     rungs: Sequence[int] = (),
     write_page: Callable[[], object] | None = None,
-    make: Callable[..., Run] = Run,
+    engine: Engine | None = None,
 ) -> Iterator[Run]:
     """Open a new folder, or with ``resume`` an old one, and score the base.
 
     ``rungs`` are steps after which every arm is scored on the selection problems, besides those of ``eval_steps``.
-    ``make`` is the run of the engine that trains.
+    ``engine`` is what trains; None is the built-in loop in this process.
 
     Raises:
         UserError: the folder cannot be used, or the reward function misbehaves; a new folder is then removed again.
     """
-    manifest = build_manifest(base, data, config, seeds)
+    engine = engine or Local()
+    manifest = {**build_manifest(base, data, config, seeds), **engine.manifest}
     if config.resume:
         if not output.is_dir():
             raise UserError(f"output '{output}' holds no run that could be resumed: there is no such folder")
@@ -60,7 +62,7 @@ def open_run(
         if isinstance(task, BenchmarkTask):
             write_json(folder.path / "task.json", task.description)
         try:
-            run = make(
+            run = engine.make_run(
                 base,
                 config,
                 folder,
@@ -86,7 +88,11 @@ def open_run(
 
 
 def _refuse_other_engines(output: Path, config: TrainConfig) -> None:
-    """C(k) compares arms: it would compare engines where these differ."""
+    """C(k) compares arms: it would compare engines where these differ.
+
+    Raises:
+        UserError: an arm was trained by another engine, or arms were begun by one.
+    """
     for path in sorted(output.glob("arms/*/arm.json")):
         engine = json.loads(path.read_text(encoding="utf-8")).get("engine", config.engine)
         if engine != config.engine:
@@ -94,3 +100,9 @@ def _refuse_other_engines(output: Path, config: TrainConfig) -> None:
                 f"arm {path.parent.name} of '{output}' was trained by engine {engine}, and this run's is {config.engine}, "
                 "so that C(k) would compare engines; go on with the first, or add --mix-engines"
             )
+    began = read_yaml(path).get("engine", "local") if (path := output / "config.yaml").is_file() else config.engine
+    if began != config.engine and any((output / "state").glob("*/step-*.json")):
+        raise UserError(
+            f"arms of '{output}' were begun by engine {began}, and this run's is {config.engine}, so that C(k) would "
+            "compare engines; go on with the first, or add --mix-engines"
+        )

@@ -50,15 +50,20 @@ def noticing(option: Option) -> Iterator[None]:
         raise OutOfMemory(option) from error
 
 
+def free_leftovers() -> None:
+    """Free what a failed batch has left behind, once nothing refers to it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def halved(option: Option, config: EvalConfig) -> dict[str, int]:
     """Options with half of their rows, for another try; what the last one left behind is freed.
 
     Raises:
         RunStopped: there are no fewer rows to be had.
     """
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    free_leftovers()
     rows = int(getattr(config, option))
     if rows <= FEWEST[option]:
         raise RunStopped(

@@ -20,7 +20,7 @@ from onelayer.out_of_memory import Option, OutOfMemory, Place, halved
 from onelayer.prompts import EncodedSplit
 from onelayer.scores import read_scores
 from onelayer.scoring import Scorer, score_base
-from onelayer.specs import ArmSpec, plan_sets
+from onelayer.specs import ArmSpec, free_memory, plan_sets
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Split, Task
 from onelayer.tasks.training import BenchmarkTask
@@ -105,7 +105,7 @@ class Run(Keeper):
 
     def _plan_sets(self, specs: Sequence[ArmSpec]) -> list[list[str]]:
         """Which of the new arms go together."""
-        return plan_sets(self.base, specs, getattr(self.config, "arms_per_set", 0))
+        return plan_sets(self.base, specs, getattr(self.config, "arms_per_set", 0), free_memory(self.base))
 
     def _scorer(self, place: Place) -> Scorer:
         return Scorer(self.base, self.task, self.data, self.config, place, list(self.folder.manifest["cuts"]))
@@ -121,17 +121,17 @@ class Run(Keeper):
 
     def _train_set(self, number: int, specs: Sequence[ArmSpec], until: int) -> None:
         while True:
-            course = self._set_out(number, specs, until)
+            course = self.set_out(number, specs, until)
             try:
                 self._work(course)
                 break
             except OutOfMemory as error:
                 option = error.option
             # Half an update may be done: what repeats the step begins at the last state that is known to be whole.
-            self._halve(course, option)
-        self._arrive(course)
+            self.halve(course, option)
+        self.arrive(course)
 
-    def _set_out(self, number: int, specs: Sequence[ArmSpec], until: int) -> Course:
+    def set_out(self, number: int, specs: Sequence[ArmSpec], until: int) -> Course:
         """Begin, or go on, with a set at the newest state that is kept of it."""
         checkpoints = self.folder.checkpoints(number, self.config.save_total_limit)
         state = checkpoints.load([spec.name for spec in specs])
@@ -150,7 +150,7 @@ class Run(Keeper):
         for event in at_work.score():
             self.take(event, course)
 
-    def _arrive(self, course: Course) -> None:
+    def arrive(self, course: Course) -> None:
         """The set has done its job; at the end of the run nothing is kept but the results."""
         if course.job.until == self.config.steps:
             course.checkpoints.drop()
@@ -164,7 +164,7 @@ class Run(Keeper):
             self.note_end(course, error)
             raise
 
-    def _halve(self, course: Course, option: Option) -> None:
+    def halve(self, course: Course, option: Option) -> None:
         """Give up what a set has done since its last state; from the step that failed on it gets half of the rows."""
         self.progress.end_set(course.job.names)
         number, step = course.job.number, course.step

@@ -20,7 +20,7 @@ from onelayer.profile import Profile
 from onelayer.report import terminal
 from onelayer.report.html import write_report
 from onelayer.run import Run
-from onelayer.setup import load_model, load_splits, load_task
+from onelayer.setup import load_splits, load_task
 from onelayer.specs import ArmSpec, spec_of, with_seeds
 
 
@@ -39,7 +39,7 @@ def scan(config: ScanConfig, output: Path, console: Console) -> Profile | None:
 
 
 def _scan(config: ScanConfig, output: Path, console: Console, engine: Engine) -> Profile | None:
-    base = load_model(config)
+    base = engine.load(config)
     layers = scanned_layers(config.layers, base.num_layers)
     if too_large := [k for k in config.strategy_k.split(",") if k and int(k) > len(layers)]:
         raise UserError(f"option strategy_k = {too_large[0]}: only {len(layers)} layers are scanned")
@@ -47,13 +47,14 @@ def _scan(config: ScanConfig, output: Path, console: Console, engine: Engine) ->
     further = [spec_of(base, plan, config.seed) for plan in config.also.split(";") if plan.strip()]
     also = [Extra(spec.name, spec.plan) for spec in further]
     data = load_splits(base, task := load_task(config), config)
-    if not engine.leads(base, task, data, further):
+    alone = [spec_of(base, str(layer), config.seed) for layer in layers]
+    if not engine.leads(base, task, data, [full, *alone, *further]):
         return None
     seeds = range(config.seed, config.seed + config.seeds)
     rungs = phases.rung_steps(config.steps, config.rungs) if config.search == "halving" else []
     _announce(base, config, full, layers, console)
     with open_run(
-        base, task, data, config, seeds, output, console, rungs, lambda: write_report([output]), engine.make_run
+        base, task, data, config, seeds, output, console, rungs, lambda: write_report([output]), engine
     ) as run:
         full_rate = _learning_rate(run, config)
         scan_of = _Scan(run, config, list(seeds), full_rate)
@@ -78,13 +79,13 @@ def train(config: TrainConfig, output: Path, console: Console) -> None:
 
 
 def _train(config: TrainConfig, output: Path, console: Console, engine: Engine) -> None:
-    base = load_model(config)
+    base = engine.load(config)
     spec = spec_of(base, config.layers, config.seed)
     data = load_splits(base, task := load_task(config), config)
     if not engine.leads(base, task, data, [spec]):
         return
     console.print(plan_table(base, spec, config.learning_rate))
-    with open_run(base, task, data, config, [config.seed], output, console, make=engine.make_run) as run:
+    with open_run(base, task, data, config, [config.seed], output, console, engine=engine) as run:
         run.train([spec])
     delta = run.folder.arm(spec.name) / "delta.safetensors"
     console.print(f"\nresults: {output}\ndelta:   {delta}", soft_wrap=True, highlight=False)

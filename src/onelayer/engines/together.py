@@ -60,6 +60,8 @@ class Together:
         from onelayer.engines.trl_options import check_options
 
         check_options(config, self.num_processes)
+        self.manifest: dict[str, Any] = {}
+        """Every process trains with what it has loaded itself."""
         self._listening = False
         """Whether the others wait for a word: not before they have loaded, nor after a fault in common work."""
 
@@ -72,6 +74,10 @@ class Together:
     def num_processes(self) -> int:
         """How many take part."""
         return int(self.state.num_processes)
+
+    def load(self, config: TrainConfig) -> BaseModel:
+        """The base on this process's device."""
+        return load_model(config)
 
     def leads(self, base: BaseModel, task: Task, data: dict[Split, EncodedSplit], specs: Sequence[ArmSpec]) -> bool:
         """Take what the processes work on, which each has loaded by itself; all but the main one follow it to its end.

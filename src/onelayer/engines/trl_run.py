@@ -56,7 +56,7 @@ class TrlRun(Run):
             self._train_one(number, spec)
 
     def _train_one(self, number: int, spec: ArmSpec) -> None:
-        course = self._set_out(number, [spec], self.config.steps)
+        course = self.set_out(number, [spec], self.config.steps)
 
         def on_record(record: Record) -> None:
             self.take(Stepped(record["step"], [(spec.name, record)]), course)
@@ -69,7 +69,7 @@ class TrlRun(Run):
         arm.check_moved(self.base)
         for event in score_arms(self._scorer(number), [arm], trained.seconds):
             self.take(event)
-        self._arrive(course)
+        self.arrive(course)
 
     def about_engine(self) -> dict[str, Any]:
         """Also the processes, how tokens were drawn, and TRL's options."""

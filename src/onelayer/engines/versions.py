@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from onelayer.errors import UserError
 
-TESTED = {"trl": ("1.16", "1.17"), "accelerate": ("1.15", "1.16")}
+TESTED = {"trl": ("1.16", "1.17"), "accelerate": ("1.15", "1.16"), "ray": ("2.60", "2.61")}
 """Package -> the first version that was tested and the first that was not: an engine reaches into their insides."""
 
 
