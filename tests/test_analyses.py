@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import save_model
-from tests.test_cli import OWN, Command, data, onelayer  # noqa: F401 - fixtures
+from tests.conftest import Command, save_model
+from tests.test_cli import OWN, data  # noqa: F401 - fixture
 
 SCAN = f"scan --model m {OWN}"
 

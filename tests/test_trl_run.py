@@ -29,8 +29,8 @@ from onelayer.setup import load_splits
 from onelayer.specs import create_arm, spec_of
 from onelayer.tasks.base import Task
 from onelayer.tasks.household import household_task
-from tests.conftest import DigitTask
-from tests.test_cli import Command, data, onelayer  # noqa: F401 - fixtures
+from tests.conftest import Command, DigitTask
+from tests.test_cli import data  # noqa: F401 - fixture
 from tests.test_episodes import game
 
 PartialState(cpu=True)
@@ -184,7 +184,7 @@ def accelerate(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_two_processes_make_the_same_arm_and_eval_scores_it(onelayer: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_two_processes_make_the_same_arm_and_eval_scores_it(onelayer: Command, tmp_path: Path) -> None:
     """The bundled model by plan mid:2; about 25 seconds, most of them imports."""
     line = "train --engine trl --layers mid:2 --steps 2 --train-batch-size 4 --eval-steps 2 --device cpu "
     line += "--micro-batch-size 16 --beta 0.04 --mini-batch-size 2"
@@ -226,7 +226,7 @@ OWN = (
 
 
 def test_a_scan_its_report_and_the_engine_of_every_arm(
-    onelayer: Command,  # noqa: F811
+    onelayer: Command,
     data: Path,  # noqa: F811
     model_folder: Callable[..., Path],
 ) -> None:
@@ -276,7 +276,7 @@ def test_a_scan_its_report_and_the_engine_of_every_arm(
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(
-    onelayer: Command,  # noqa: F811
+    onelayer: Command,
     data: Path,  # noqa: F811
     model_folder: Callable[..., Path],
     options: str,

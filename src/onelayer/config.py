@@ -237,8 +237,7 @@ class TrainConfig(EngineConfig, EvalConfig, TaskConfig, ModelConfig):
             raise ValueError("--model is missing; give a hub name, a folder or bundled:NAME")
         if self.mini_batch_size > self.train_batch_size:
             raise ValueError("mini_batch_size is larger than train_batch_size; both are counted in prompts")
-        defaults = {name: field.default for name, field in type(self).model_fields.items()}
-        if reason := contradiction(vars(self)) or misfit(vars(self), defaults):
+        if reason := contradiction(vars(self)) or misfit(self):
             raise ValueError(reason)
         return self
 

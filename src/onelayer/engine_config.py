@@ -1,6 +1,6 @@
 """What trains the arms of a run, and the options that only some engines read."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -42,26 +42,23 @@ class EngineConfig(BaseModel):
     mix_engines: bool = Field(False, description="let the arms of one profile be trained by different engines")
 
 
-def misfit(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | None:
-    """Why options do not go with the engine, in a sentence; None where they do.
-
-    Args:
-        config: the values of all options.
-        defaults: the default of each.
-    """
-    engine = config["engine"]
+def misfit(config: EngineConfig) -> str | None:
+    """Why options do not go with the engine, in a sentence; None where they do."""
+    values, fields = vars(config), type(config).model_fields
+    changed = {name for name, field in fields.items() if values[name] != field.default}
+    engine = config.engine
     for other, names in OPTIONS_OF.items():
         for name in names:
-            if other != engine and config[name] != defaults[name]:
+            if other != engine and name in changed:
                 return f"{name} is an option of engine {other}, and the engine is {engine}"
     if engine == "trl":
-        return _misfit_trl(config, defaults)
-    return _misfit_ray(config) if engine == "ray" else None
+        return _misfit_trl(values, changed)
+    return _misfit_ray(values) if engine == "ray" else None
 
 
-def _misfit_trl(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | None:
+def _misfit_trl(config: Mapping[str, Any], changed: Collection[str]) -> str | None:
     for name in UNREAD_BY_TRL:
-        if name in config and config[name] != defaults[name]:
+        if name in changed:
             return f"engine trl does not read {name}; leave it out"
     if config.get("search") == "halving":
         return "engine trl trains every arm to its end, so search has to be none or coarse"

@@ -100,8 +100,10 @@ def _refuse_other_engines(output: Path, config: TrainConfig) -> None:
                 f"arm {path.parent.name} of '{output}' was trained by engine {engine}, and this run's is {config.engine}, "
                 "so that C(k) would compare engines; go on with the first, or add --mix-engines"
             )
-    began = read_yaml(path).get("engine", "local") if (path := output / "config.yaml").is_file() else config.engine
-    if began != config.engine and any((output / "state").glob("*/step-*.json")):
+    if not any((output / "state").glob("*/step-*.json")):
+        return
+    began = read_yaml(output / "config.yaml").get("engine", "local")
+    if began != config.engine:
         raise UserError(
             f"arms of '{output}' were begun by engine {began}, and this run's is {config.engine}, so that C(k) would "
             "compare engines; go on with the first, or add --mix-engines"
