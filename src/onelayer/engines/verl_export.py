@@ -21,6 +21,8 @@ from onelayer.specs import ArmSpec
 TESTED = "0.9.1"
 """The version of verl whose configuration was composed with what is written."""
 HOOK = "onelayer_verl"
+ESTIMATORS = dict.fromkeys(("grpo", "dr_grpo", "dapo", "gspo"), "grpo") | {"rloo": "rloo"}
+"""Algorithm -> verl's estimator of advantages; an algorithm that is not here cannot be exported."""
 LOSS_AGGREGATION = {"grpo": "seq-mean-token-mean", "dapo": "token-mean", "dr_grpo": "seq-mean-token-sum-norm"}
 
 
@@ -72,7 +74,7 @@ def job(
             "seed": config.seed,
         },
         "algorithm": {
-            "adv_estimator": "rloo" if config.algorithm == "rloo" else "grpo",
+            "adv_estimator": ESTIMATORS[config.algorithm],
             "norm_adv_by_std_in_grpo": config.scale_rewards == "group",
             "use_kl_in_reward": False,
         },
@@ -142,6 +144,9 @@ def _refuse(config: TrainConfig, spec: ArmSpec) -> None:
         raise UserError(f"plan '{spec.plan}': the hook freezes the model's own tensors; LoRA is verl's model.lora_rank")
     if config.algorithm == "gigpo":
         raise UserError(f"verl {TESTED} has no GiGPO; take algorithm grpo, or train with --engine trl")
+    if config.algorithm not in ESTIMATORS:
+        known = ", ".join(ESTIMATORS)
+        raise UserError(f"algorithm {config.algorithm} is not known to be in verl {TESTED}; take one of {known}")
     if config.scale_rewards == "batch":
         raise UserError("verl has no scale_rewards batch; take group or none")
     if config.lr_scheduler_type == "linear":

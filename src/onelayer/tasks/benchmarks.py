@@ -93,7 +93,7 @@ class ProblemSet(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for column in ("problem", "answer" if self.grader == "math" else "tests"):
+        for column in ("problem", "tests" if self.grader == "code" else "answer"):
             if column not in self.columns:
                 raise ValueError(f"the columns for the {self.grader} grader lack '{column}'")
         for text in (self.prompt, self.chat_prompt or ""):
