@@ -4,7 +4,7 @@ PYTHON ?= python3
 # One thread: at these sizes nothing is lost, and spinning threads cost up to a hundred times more beside a busy process.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: scan test lint types clean
+.PHONY: scan test docs lint types clean
 .DELETE_ON_ERROR:
 
 # The stamp is written last, so an interrupted installation is done again.
@@ -19,6 +19,10 @@ scan: .venv/.installed  ## install, then profile the bundled tiny model on the C
 test: .venv/.installed  ## install, then run the tests
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -n 2 --dist loadfile
 
+# The variable silences an advertisement that mkdocs-material prints for what may come after mkdocs 1.
+docs: .venv/.installed  ## install, then build the documentation into site/, with every link checked
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+
 lint: .venv/.installed
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 
@@ -26,4 +30,4 @@ types: .venv/.installed
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv build dist src/*.egg-info
+	rm -rf .venv build dist site src/*.egg-info

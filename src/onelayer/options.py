@@ -29,7 +29,7 @@ def config_options(kind: type[Config]) -> Callable[[F], F]:
         for name, field in reversed(kind.model_fields.items()):
             unset = field.default is None or field.default is False or field.default == ""
             default = "" if unset else f"  [default: {field.default}]"
-            parameter, is_flag = _click_type(field.annotation)
+            parameter, is_flag = click_type(field.annotation)
             function = click.option(
                 f"--{name.replace('_', '-')}",
                 name,
@@ -117,7 +117,8 @@ COMPLETIONS = {
 """What a shell completes the value of an option with; choices complete themselves."""
 
 
-def _click_type(annotation: Any) -> tuple[Any, bool]:
+def click_type(annotation: Any) -> tuple[Any, bool]:
+    """click's type of a field, and whether it is a flag."""
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(kind for kind in get_args(annotation) if kind is not type(None))
     if get_origin(annotation) is Literal:
