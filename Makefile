@@ -20,7 +20,7 @@ test: .venv/.installed  ## install, then run the tests
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -n 2 --dist loadfile
 
 # The variable silences an advertisement that mkdocs-material prints for what may come after mkdocs 1.
-docs: .venv/.installed  ## install, then build the documentation into site/, with every link checked
+docs: .venv/.installed  ## install, then build the documentation into site/; its search needs a server: python -m http.server -d site
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 lint: .venv/.installed

@@ -110,7 +110,7 @@ def _command_section(path: tuple[str, ...], command: click.Command) -> str:
     kind = config_of(command)
     shared = set(kind.model_fields) if kind else set()
     own = [p for p in command.params if isinstance(p, click.Option) and p.name not in shared]
-    lines = [f"## {' '.join(path)}", _text(command.help or ""), f"```\n{' '.join(usage.split())}\n```"]
+    lines = [f"## {' '.join(path)}", f"```\n{' '.join(usage.split())}\n```", _text(command.help or "")]
     if own:
         rows = [f"| {_flags(option)} | {_said_of(option)} |" for option in own]
         lines.append("\n".join(["| option | |", "|---|---|", *rows]))

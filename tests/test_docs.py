@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+import click
 import pyarrow.parquet as pq
 import pytest
 
@@ -86,6 +87,22 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
     for example in ("task", "grader", "algorithm", "family"):
         shown = (site / "extending" / f"{example}.html").read_text(encoding="utf-8")
         assert "tests/test_" in shown and "8&lt;" not in shown
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_have_the_options_that_are_shown(path: Path) -> None:
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in re.findall(r"\bonelayer ((?:export )?[a-z-]+\b[^`\n]*)", text):
+        words = re.split(r"\s&&\s|\s#|\bonelayer\b", line)[0].split()
+        command: click.Command | None = cli.commands.get(words[0])
+        if isinstance(command, click.Group):
+            command = command.commands.get(words[1]) if len(words) > 1 else None
+        if command is None:
+            continue  # a sentence
+        known = {name for option in command.params for name in option.opts}
+        shown = [word.partition("=")[0].strip(",;.)") for word in words if word.startswith("--")]
+        unknown = [flag for flag in shown if flag != "--help" and not {flag, flag.replace("-", "_")} & known]
+        assert [flag for flag in unknown if f"--{flag[2:].replace('_', '-')}" not in known] == [], line
 
 
 # --- metrics and files
