@@ -110,10 +110,10 @@ def test_commands_have_the_options_that_are_shown(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small scan with a grader, a divergence, seeds and a pair."""
+    """A small scan with a grader, a divergence and a pair."""
     folder = tmp_path_factory.mktemp("documented")
     line = (
-        "scan --task arithmetic-boxed --layers 0,1 --steps 2 --eval-steps 1 --beta 0.01 --seeds 2 --pairs 2 "
+        "scan --task arithmetic-boxed --layers 0,1 --steps 2 --eval-steps 1 --beta 0.01 --pairs 2 "
         "--train-batch-size 4 --num-generations 2 --max-completion-length 6"
     )
     subprocess.run(
@@ -153,7 +153,7 @@ def test_every_key_of_the_files_of_a_run_is_on_the_page(run: Path) -> None:
     assert profile["strategies"][0].keys() - told == set()
     assert profile["pairs"][0].keys() - told == set()
     assert profile["recommended"] is None or profile["recommended"].keys() - told == set()
-    for arm in ("base", "full", "layer-00-seed1"):
+    for arm in ("base", "full", "layer-00"):
         record = json.loads((run / f"arms/{arm}/arm.json").read_text())
         assert record.keys() - named(section(files, "arm.json")) == set()
     manifest = json.loads((run / "manifest.json").read_text())
