@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from onelayer.cli import cli
-from onelayer.engines import verl_hook
+from onelayer.engines import verl_export, verl_hook
 from onelayer.errors import UserError
 from tests.conftest import save_model
 
@@ -158,6 +158,12 @@ def test_wrong_input_is_one_sentence(model: Path, options: str, message: str) ->
     with pytest.raises(UserError, match=message):
         exported(model, f"export verl {options}")
     assert not (model.parent / "job").exists()
+
+
+def test_an_algorithm_that_verl_is_not_known_to_have_is_no_grpo(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(verl_export.ESTIMATORS, "rloo")
+    with pytest.raises(UserError, match="algorithm rloo is not known to be in verl"):
+        exported(model, "export verl --plan 1 --task arithmetic --algorithm rloo")
 
 
 COMPOSE = """
