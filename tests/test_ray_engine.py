@@ -418,6 +418,42 @@ def test_workers_that_die_while_they_load(monkeypatch: pytest.MonkeyPatch) -> No
         workers.answers(0.0)
 
 
+def test_a_worker_that_is_silent_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that hangs is no dead one: nobody but a person can know which it is."""
+    clock = [0.0]
+    monkeypatch.setattr(ray_workers, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda seconds: None))
+    monkeypatch.setattr(ray, "wait", lambda asked, num_returns, timeout: (list(asked)[:ready], []))
+    monkeypatch.setattr(ray, "get", lambda reference: answers.pop(0))
+    actor = SimpleNamespace(load=SimpleNamespace(remote=object), go_on=SimpleNamespace(remote=object))
+    workers = ray_workers.Workers(ray_cluster.Size(1, 0, 10), lambda: actor, lambda greeting: None)
+    workers.start(2)
+    ready, answers = 1, [ray_engine.Greeting("box", 17, "node", {}, 1, ())]
+    workers.answers(0.0)
+    ready, clock[0] = 0, 61.0
+    with caplog.at_level("INFO", logger="onelayer"):
+        workers.answers(0.0)
+        workers.answers(0.0)
+        assert [record.getMessage() for record in caplog.records] == ["waiting for 1 of 2 workers to start and load"]
+        caplog.clear()
+        seat = workers.seats[0]
+        seat.ask("go_on")
+        ready, answers, clock[0] = 1, [ray_workers.Reply([])], 161.0
+        assert workers.answers(0.0) == [(seat, ray_workers.Reply([]))]
+        seat.ask("go_on")
+        ready, clock[0] = 0, 161.0 + 999.0
+        workers.answers(0.0)
+        assert not caplog.records
+        clock[0] += 2.0
+        workers.answers(0.0)
+        workers.answers(0.0)
+    assert [record.getMessage() for record in caplog.records] == [
+        "worker 1 (process 17 on box) has been silent for 1001 s, and the longest step before took 100 s; if it hangs, end "
+        "that process, and what it had goes to another"
+    ]
+
+
 # --- how arms are shared out
 
 

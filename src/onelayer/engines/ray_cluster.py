@@ -96,6 +96,8 @@ def connected(address: str | None) -> Iterator[str]:
         require_answer(address)
         # One try, of half a minute, where something else than Ray answers; by default there are twenty.
         os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
+        # What goes wrong is said below, in one sentence.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     with _signals_kept():
         try:
             more = {"include_dashboard": False} if local else {}
