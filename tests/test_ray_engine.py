@@ -305,7 +305,9 @@ def test_options_that_do_not_go_together(onelayer: Command, options: str, said: 
     assert not Path("run").exists()
 
 
-def test_a_cluster_that_is_not_there(onelayer: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_is_not_there(
+    onelayer: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     for address, said in (
         ("127.0.0.1:1", "no Ray cluster answers at '127.0.0.1:1' (Connection refused); give HOST:PORT"),
@@ -321,13 +323,26 @@ def test_a_cluster_that_is_not_there(onelayer: Command, monkeypatch: pytest.Monk
     # What Ray itself refuses, such as a cluster of another version of Ray or Python.
     monkeypatch.setattr(ray_cluster, "require_answer", lambda address: None)
 
-    def other(**options: Any) -> None:
+    def other(address: str, **options: Any) -> None:
         raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0")
 
     monkeypatch.setattr(ray, "init", other)
     refused = pytest.raises(UserError, match=r"can be used at 'h:1': Version mismatch: The cluster .* Ray: 2\.9\.0")
     with refused, ray_cluster.connected("h:1"):
         pass
+
+    def asks_for_a_token(address: str, **options: Any) -> None:
+        os.write(2, b"[W 1 1] gcs_client.cc:210: Failed to get cluster ID: Unauthenticated: InvalidAuthToken\n")
+        raise ConnectionError("Failed to connect to Ray cluster at h:1")
+
+    monkeypatch.setattr(ray, "init", asks_for_a_token)
+    capfd.readouterr()
+    refused = pytest.raises(
+        UserError, match=r"cluster at h:1; it asks for a token: copy ~/\.ray/auth_token of its first"
+    )
+    with refused, ray_cluster.connected("h:1"):
+        pass
+    assert capfd.readouterr().err == ""
 
 
 def test_ray_missing_or_another_version(onelayer: Command, monkeypatch: pytest.MonkeyPatch) -> None:
