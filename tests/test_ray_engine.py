@@ -305,9 +305,7 @@ def test_options_that_do_not_go_together(onelayer: Command, options: str, said: 
     assert not Path("run").exists()
 
 
-def test_a_cluster_that_is_not_there(
-    onelayer: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_cluster_that_is_not_there(onelayer: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     for address, said in (
         ("127.0.0.1:1", "no Ray cluster answers at '127.0.0.1:1' (Connection refused); give HOST:PORT"),
@@ -330,6 +328,12 @@ def test_a_cluster_that_is_not_there(
     refused = pytest.raises(UserError, match=r"can be used at 'h:1': Version mismatch: The cluster .* Ray: 2\.9\.0")
     with refused, ray_cluster.connected("h:1"):
         pass
+
+
+def test_a_cluster_that_asks_for_a_token(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Ray itself says it past Python, and only raises that it could not connect."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_cluster, "require_answer", lambda address: None)
 
     def asks_for_a_token(address: str, **options: Any) -> None:
         os.write(2, b"[W 1 1] gcs_client.cc:210: Failed to get cluster ID: Unauthenticated: InvalidAuthToken\n")
