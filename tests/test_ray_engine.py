@@ -437,6 +437,18 @@ def test_workers_that_die_while_they_load(monkeypatch: pytest.MonkeyPatch) -> No
         workers.answers(0.0)
 
 
+def test_a_signal_inside_ray_keeps_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers(seconds: float) -> None:
+        interrupts.asked = "SIGINT"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interrupts, "asked", None)
+    workers: Any = SimpleNamespace(idle=list, answers=answers)
+    run: Any = SimpleNamespace(workers=workers)
+    with pytest.raises(Interrupted, match="stopped by SIGINT"):
+        ray_run._Spread(run, {0: []}, 4).run()
+
+
 def test_a_worker_that_is_silent_is_named_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
