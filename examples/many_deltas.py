@@ -2,8 +2,9 @@
 
     python examples/many_deltas.py BASE "PROMPT" DELTA DELTA ...
 
-A delta is a folder with ``delta.safetensors``. A single-layer delta of a 1.7B model has about 50M parameters, so hundreds
-of them fit beside one base. ``onelayer vote`` does this with a batch that all deltas share.
+BASE is a hub name, a folder or ``bundled:NAME``; a delta is a folder with ``delta.safetensors``. A single-layer delta of
+a 1.7B model has about 50M parameters, so hundreds of them fit beside one base. ``onelayer vote`` does this with a batch
+that all deltas share.
 """
 
 import sys
@@ -14,13 +15,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import onelayer
+from onelayer.model import model_path
 
 
 def main() -> None:
     """Answer one prompt with the base and with every delta."""
     name, prompt, *paths = sys.argv[1:]
-    model = AutoModelForCausalLM.from_pretrained(name)
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    folder = model_path(name)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     deltas: dict[str, Mapping[str, Tensor]] = {"base": {}}
     deltas |= {path: onelayer.read_delta(model, path) for path in paths}
 

@@ -321,13 +321,32 @@ def test_a_cluster_that_is_not_there(onelayer: Command, monkeypatch: pytest.Monk
     # What Ray itself refuses, such as a cluster of another version of Ray or Python.
     monkeypatch.setattr(ray_cluster, "require_answer", lambda address: None)
 
-    def other(**options: Any) -> None:
+    def other(address: str, **options: Any) -> None:
         raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0")
 
     monkeypatch.setattr(ray, "init", other)
     refused = pytest.raises(UserError, match=r"can be used at 'h:1': Version mismatch: The cluster .* Ray: 2\.9\.0")
     with refused, ray_cluster.connected("h:1"):
         pass
+
+
+def test_a_cluster_that_asks_for_a_token(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Ray itself says it past Python, and only raises that it could not connect."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_cluster, "require_answer", lambda address: None)
+
+    def asks_for_a_token(address: str, **options: Any) -> None:
+        os.write(2, b"[W 1 1] gcs_client.cc:210: Failed to get cluster ID: Unauthenticated: InvalidAuthToken\n")
+        raise ConnectionError("Failed to connect to Ray cluster at h:1")
+
+    monkeypatch.setattr(ray, "init", asks_for_a_token)
+    capfd.readouterr()
+    refused = pytest.raises(
+        UserError, match=r"cluster at h:1; it asks for a token: copy ~/\.ray/auth_token of its first"
+    )
+    with refused, ray_cluster.connected("h:1"):
+        pass
+    assert capfd.readouterr().err == ""
 
 
 def test_ray_missing_or_another_version(onelayer: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,6 +435,54 @@ def test_workers_that_die_while_they_load(monkeypatch: pytest.MonkeyPatch) -> No
     bury(workers)
     with pytest.raises(UserError, match="a machine of the Ray cluster has no onelayer, or an old one; install there"):
         workers.answers(0.0)
+
+
+def test_a_signal_inside_ray_keeps_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers(seconds: float) -> None:
+        interrupts.asked = "SIGINT"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interrupts, "asked", None)
+    workers: Any = SimpleNamespace(idle=list, answers=answers)
+    run: Any = SimpleNamespace(workers=workers)
+    with pytest.raises(Interrupted, match="stopped by SIGINT"):
+        ray_run._Spread(run, {0: []}, 4).run()
+
+
+def test_a_worker_that_is_silent_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that hangs is no dead one: nobody but a person can know which it is."""
+    clock = [0.0]
+    monkeypatch.setattr(ray_workers, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda seconds: None))
+    monkeypatch.setattr(ray, "wait", lambda asked, num_returns, timeout: (list(asked)[:ready], []))
+    monkeypatch.setattr(ray, "get", lambda reference: answers.pop(0))
+    actor = SimpleNamespace(load=SimpleNamespace(remote=object), go_on=SimpleNamespace(remote=object))
+    workers = ray_workers.Workers(ray_cluster.Size(1, 0, 10), lambda: actor, lambda greeting: None)
+    workers.start(2)
+    ready, answers = 1, [ray_engine.Greeting("box", 17, "node", {}, 1, ())]
+    workers.answers(0.0)
+    ready, clock[0] = 0, 61.0
+    with caplog.at_level("INFO", logger="onelayer"):
+        workers.answers(0.0)
+        workers.answers(0.0)
+        assert [record.getMessage() for record in caplog.records] == ["waiting for 1 of 2 workers to start and load"]
+        caplog.clear()
+        seat = workers.seats[0]
+        seat.ask("go_on")
+        ready, answers, clock[0] = 1, [ray_workers.Reply([])], 161.0
+        assert workers.answers(0.0) == [(seat, ray_workers.Reply([]))]
+        seat.ask("go_on")
+        ready, clock[0] = 0, 161.0 + 999.0
+        workers.answers(0.0)
+        assert not caplog.records
+        clock[0] += 2.0
+        workers.answers(0.0)
+        workers.answers(0.0)
+    assert [record.getMessage() for record in caplog.records] == [
+        "worker 1 (process 17 on box) has been silent for 1001 s, and the longest step before took 100 s; if it hangs, end "
+        "that process, and what it had goes to another"
+    ]
 
 
 # --- how arms are shared out

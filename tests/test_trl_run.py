@@ -115,6 +115,26 @@ def test_gigpo_on_the_household_task() -> None:
     assert records[0]["episode/length"] == local[0]["episode/length"] > 1
 
 
+def test_gigpo_on_the_household_task_with_completions_that_transformers_writes(tmp_path: Path) -> None:
+    """``generate`` in the place of keyed draws, as under FSDP: every turn is one call, and each turn's row trains."""
+    settings = {"task": "household", "algorithm": "gigpo", "max_prompt_length": 64, "max_completion_length": 4}
+    config = TrainConfig(**{**TINY, **settings, "layers": "mid:2", "learning_rate": 3e-4, "micro_batch_size": 64})
+    base, task, records = load_base("bundled:qwen3-household"), household_task(config), []
+    before = {name: base.tensor(name).clone() for name in base.parts}
+    train, spec = load_splits(base, task, config)["train"], spec_of(base, "mid:2", 0)
+    trainer = ArmTrainer(base, spec, task, train, config, str(tmp_path), records.append, None)
+    trainer.rollouts = "transformers"
+    calls = []
+    generate = base.module.generate
+    base.module.generate = lambda *args, **kwargs: calls.append(1) or generate(*args, **kwargs)  # type: ignore
+    trainer.train()
+    moved = {name for name in base.parts if not torch.equal(base.tensor(name), before[name])}
+    assert moved == spec.rates.keys() and len(calls) > 2
+    assert [record["step"] for record in records] == [0, 1]
+    assert all(record["episode/length"] > 1 and record["completions/mean_length"] > 1 for record in records)
+    assert any(record["reward_std"] > 0 for record in records)
+
+
 def test_a_backward_pass_has_at_most_the_rows_that_were_asked_for() -> None:
     config = TrainConfig(**{**TINY, "train_batch_size": 6, "mini_batch_size": 4, "num_iterations": 3})
     assert update_sizes(config, DigitTask(), 1) == (2, 2, 6)

@@ -5,8 +5,9 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from onelayer.errors import UserError
 GIB = 2**30
 CONNECT_SECONDS = 5.0
 """For the first answer of a cluster's head."""
+
+TOKEN = "; it asks for a token: copy ~/.ray/auth_token of its first machine, and set RAY_AUTH_MODE=token"
 
 
 @dataclass(frozen=True)
@@ -96,15 +99,21 @@ def connected(address: str | None) -> Iterator[str]:
         require_answer(address)
         # One try, of half a minute, where something else than Ray answers; by default there are twenty.
         os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
+    said = ""
     with _signals_kept():
         try:
-            more = {"include_dashboard": False} if local else {}
-            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **more)
+            if local:
+                ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+            else:
+                with _stderr_caught() as caught:
+                    try:
+                        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL)
+                    finally:
+                        said = caught()
         except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:  # ConnectionError is an OSError
             reason = " ".join(str(error).split())[:300].rstrip(".")
             what = "started on this machine" if local else f"used at '{address}'"
-            hint = "" if local else "; where the cluster asks for a token, set RAY_AUTH_MODE=token"
-            raise UserError(f"no Ray cluster can be {what}: {reason}{hint}") from error
+            raise UserError(f"no Ray cluster can be {what}: {reason}{TOKEN * ('AuthToken' in said)}") from error
     ray.util.register_serializer(Tensor, serializer=to_numpy, deserializer=from_numpy)
     try:
         yield "a cluster on this machine" if local else f"the cluster at {address}"
@@ -145,6 +154,24 @@ def require_answer(address: str) -> None:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except OSError as error:
         raise UserError(f"no Ray cluster answers at '{address}' ({error.strerror or error}); {right}") from error
+
+
+@contextmanager
+def _stderr_caught() -> Iterator[Callable[[], str]]:
+    """Keep what Ray's C++ writes past Python from the terminal; yields a function that reads it."""
+    with tempfile.TemporaryFile() as file:
+        terminal = os.dup(2)
+        os.dup2(file.fileno(), 2)
+
+        def caught() -> str:
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+        try:
+            yield caught
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 @contextmanager

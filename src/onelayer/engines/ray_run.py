@@ -106,6 +106,11 @@ class _Spread:
             except (UserError, RunStopped) as error:
                 self._fail(error)
                 continue
+            except KeyboardInterrupt as error:
+                # Ray puts one of its own in the place of the one that says which signal it was.
+                if isinstance(error, Interrupted) or interrupts.asked is None:
+                    raise
+                raise Interrupted(f"stopped by {interrupts.asked}") from None
             for seat, answer in answers:
                 if seat in self._busy:
                     self._hear(seat, answer)

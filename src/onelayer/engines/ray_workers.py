@@ -14,6 +14,9 @@ from onelayer.errors import RunStopped, UserError
 log = logging.getLogger(__name__)
 SLOW_SECONDS = 60.0
 """After which it is said that workers are waited for."""
+SILENT_SECONDS = 600.0
+"""A step that takes longer may hang, if it also takes ``SILENT_TIMES`` as long as any before it."""
+SILENT_TIMES = 10.0
 LOADS = 3
 """Workers in a row that may die before they have loaded."""
 
@@ -28,6 +31,10 @@ class Seat:
     """What Ray will answer: the loading, or one step; None while nothing is asked."""
     greeting: Greeting | None = None
     """None until it has loaded."""
+    since: float = 0.0
+    """When it was asked."""
+    remarked: bool = False
+    """Whether it was said that its answer is late."""
 
     def __str__(self) -> str:
         where = f" (process {self.greeting.process} on {self.greeting.host})" if self.greeting else ""
@@ -40,6 +47,7 @@ class Seat:
     def ask(self, method: str, *arguments: Any) -> None:
         """Call something whose answer :meth:`Workers.answers` gives."""
         self.asked = getattr(self.actor, method).remote(*arguments)
+        self.since, self.remarked = time.monotonic(), False
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,8 @@ class Workers:
     """Workers in a row that died while they loaded."""
     _problem: UserError | RunStopped | None = None
     """Why the run cannot go on with these workers."""
+    _longest: float = 0.0
+    """Seconds of the longest step so far."""
 
     def start(self, count: int) -> None:
         """Start so many more."""
@@ -84,12 +94,8 @@ class Workers:
             UserError: what one of them could not load, or has otherwise than this process.
             RunStopped: worker after worker dies while it loads.
         """
-        began, said = time.monotonic(), False
-        while loading := [seat for seat in self.seats if seat.greeting is None]:
+        while any(seat.greeting is None for seat in self.seats):
             self.answers(1.0)
-            if not said and time.monotonic() - began > SLOW_SECONDS:
-                said = True
-                log.info("waiting for %d of %d workers to start and load", len(loading), len(self.seats))
 
     def idle(self) -> list[Seat]:
         """Those that have loaded and do nothing."""
@@ -107,6 +113,7 @@ class Workers:
         if self._problem is not None:
             problem, self._problem = self._problem, None
             raise problem
+        self._remark()
         asked = {seat.asked: seat for seat in self.seats if seat.asked is not None}
         if not asked:
             time.sleep(seconds)
@@ -127,6 +134,7 @@ class Workers:
                 self._bury(seat, error)
                 continue
             if isinstance(answer, Reply):
+                self._longest = max(self._longest, time.monotonic() - seat.since)
                 found.append((seat, answer))
             else:
                 self._welcome(seat, answer)
@@ -139,6 +147,26 @@ class Workers:
         self.seats.remove(seat)
         with contextlib.suppress(ray.exceptions.RayError):
             ray.kill(seat.actor)
+
+    def _remark(self) -> None:
+        """Say, once each time, that workers do not start and that one may hang: the run itself waits for ever."""
+        now = time.monotonic()
+        late = [seat for seat in self.seats if seat.asked is not None and not seat.remarked]
+        loading = [seat for seat in late if seat.greeting is None and now - seat.since > SLOW_SECONDS]
+        if loading:
+            log.info("waiting for %d of %d workers to start and load", len(loading), len(self.seats))
+        limit = max(SILENT_SECONDS, SILENT_TIMES * self._longest)
+        silent = [seat for seat in late if seat.greeting is not None and now - seat.since > limit]
+        for seat in silent:
+            log.warning(
+                "%s has been silent for %.0f s, and the longest step before took %.0f s; if it hangs, end that process, "
+                "and what it had goes to another",
+                seat,
+                now - seat.since,
+                self._longest,
+            )
+        for seat in loading + silent:
+            seat.remarked = True
 
     def _welcome(self, seat: Seat, answer: Greeting | Refusal) -> None:
         if isinstance(answer, Refusal):

@@ -4,6 +4,7 @@ Every process was started with the same command (``accelerate launch``) and load
 one runs the scan; whenever an arm is to be trained or a policy scored, it tells the others, and all do it together.
 """
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from onelayer.specs import ArmSpec
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Split, Task
 
+log = logging.getLogger(__name__)
 PATIENCE = timedelta(days=7)
 """How long a process waits for the others: the slowest share of a scoring, not a fault, sets the pace."""
 Command = tuple[Literal["train", "score", "end"], Any]
@@ -52,10 +54,12 @@ class Together:
         self.state = PartialState(cpu=cpu, timeout=PATIENCE)
         self.config = config
         if config.num_processes not in (0, self.state.num_processes):
+            # Without --multi_gpu accelerate starts one process on a machine without GPUs, whatever --num_processes says.
+            several = "--multi_gpu " * (config.num_processes > 1)
             raise UserError(
                 f"num_processes is {config.num_processes}, and {self.state.num_processes} "
                 f"{'is' if self.state.num_processes == 1 else 'are'} running; start with: accelerate launch "
-                f"--num_processes {config.num_processes} -m onelayer train ..."
+                f"{several}--num_processes {config.num_processes} -m onelayer ..."
             )
         from onelayer.engines.trl_options import check_options
 
@@ -92,6 +96,8 @@ class Together:
         hashes = self._gather([(base.hash, *(split.hash for split in data.values()))])
         if len(set(hashes)) > 1:
             raise RunStopped("the processes have loaded different models or problems")
+        if self.is_main:
+            log.info("TRL trains each arm in %d process%s", self.num_processes, "es" * (self.num_processes > 1))
         self._listening = True
         if not self.is_main:
             self._serve()
