@@ -7,7 +7,7 @@ from onelayer import __version__
 from onelayer.compare import Comparison, Curve, compare
 from onelayer.contribution import analyse
 from onelayer.errors import UserError
-from onelayer.files import make_folder, write_json
+from onelayer.files import make_folder
 from onelayer.profile import Profile, build_profile
 from onelayer.recommend import recommend
 from onelayer.report.html import ReportFiles, write_report
@@ -63,7 +63,7 @@ def judge_csv(
         partial=len(measured.layers) < contribution.num_layers,
     )
     make_folder(output)
-    write_json(output / "profile.json", profile.model_dump())
+    profile.save(output / "profile.json")
     return profile, write_report([output])
 
 

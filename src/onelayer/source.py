@@ -23,7 +23,7 @@ WITHOUT_EFFECT = {
     *("tracking.py", "trajectories.py"),
     *("combine.py", "compare.py", "contrasts.py", "contribution.py", "cost.py", "elsewhere.py", "estimates.py"),
     *("evaluation.py", "harness.py", "results.py", "judge.py", "plan_table.py", "profile.py", "recommend.py"),
-    *("score_csv.py",),
+    *("records.py", "score_csv.py"),
     *("tables.py", "vote.py", "api.py", "card.py", "deltas.py", "select.py"),
 }
 """Modules that show, judge, store or type, but compute nothing of an arm. A new module counts until it is named here."""
