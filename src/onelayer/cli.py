@@ -19,6 +19,7 @@ from onelayer.graders.math_text import RULES, Rule
 from onelayer.interrupt import interrupts
 from onelayer.lock import locked
 from onelayer.options import SETTINGS, build_config, config_options
+from onelayer.plan import SYNTAX
 from onelayer.reproduction.command import reproduce
 
 
@@ -60,22 +61,29 @@ def train(config_file: str | None, preset: str | None, **flags: Any) -> None:
     run_train(config, _output(config, "train"), console)
 
 
-@cli.command(context_settings=SETTINGS)
+PLAN_HELP = f"""Show what a plan would train, and about what it would cost, without training and without weights.
+
+PLAN is by default all layers; the first and the last layer alone stand beside it in the table of costs. It is a list of
+items with commas between them; where two name the same tensors, the later wins:
+
+\b
+{SYNTAX}
+\b
+Example: onelayer plan "all,mid:2*2" --model bundled:qwen3-arithmetic --task arithmetic
+Example: onelayer plan --preset qwen3-1.7b-numinamath
+"""
+
+
+@cli.command(context_settings=SETTINGS, help=PLAN_HELP)
 @click.argument("plan", required=False)
 @config_options(TrainConfig)
 def plan(plan: str | None, config_file: str | None, preset: str | None, **flags: Any) -> None:
-    """Show what a plan would train, and about what it would cost, without training and without weights.
-
-    PLAN is by default all layers; the first and the last layer alone stand beside it in the table of costs.
-
-    \b
-    Example: onelayer plan "all,mid:2*2" --model bundled:qwen3-arithmetic --task arithmetic
-    Example: onelayer plan --preset qwen3-1.7b-numinamath
-    """
+    """Show what a plan would train, and about what it would cost."""
     from onelayer.architectures import outline_model
     from onelayer.cost import cost_table
     from onelayer.plan_table import plan_table
-    from onelayer.specs import choice_notes, spec_of
+    from onelayer.profile import choice_notes
+    from onelayer.specs import spec_of
 
     flags["layers"] = plan
     config = build_config(TrainConfig, flags, config_file, preset, default_task="arithmetic")

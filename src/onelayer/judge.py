@@ -14,12 +14,11 @@ from onelayer.config import read_yaml
 from onelayer.contribution import Contribution, additivity, analyse
 from onelayer.errors import UserError
 from onelayer.plan import parse_plan
-from onelayer.profile import Profile, build_profile
+from onelayer.profile import Profile, build_profile, ranking_of_profile
 from onelayer.recommend import Candidate, recommend
 from onelayer.records import norm_by_layer, read_kind
 from onelayer.report.html import ReportFiles, write_report
 from onelayer.scores import UNJUDGED, read_scan
-from onelayer.specs import ranking_of_profile
 
 Records = dict[str, list[dict[str, Any]]]
 """Arm name without its seed suffix -> the ``arm.json`` of each of its seeds."""
