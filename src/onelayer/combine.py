@@ -138,7 +138,7 @@ def vote(scan: FinishedScan, k: int, temperature: float) -> Vote:
     def ask(tensors: Mapping[str, Tensor], first: int, count: int) -> Answers:
         """``count`` answers to every problem, with sample numbers from ``first``: voters must not share draws."""
         rows = [
-            Row(tokens, problem.id, first + sample)
+            Row(tokens, problem.id, first + sample, stop=problem.stop)
             for problem, tokens in zip(data.problems, data.tokens, strict=True)
             for sample in range(count)
         ]
