@@ -30,7 +30,6 @@ from onelayer.plan import parse_plan
 from onelayer.profile import Profile
 from onelayer.report.data import read_scan as read_for_report
 from onelayer.report.html import write_report
-from onelayer.scan_evaluation import finished_arms
 from onelayer.score_csv import read_csv
 from onelayer.scores import read_scan, read_scores
 from onelayer.tasks.arithmetic import final_answer
@@ -300,7 +299,6 @@ def test_damaged_folders(restored: Path, name: str, data: st.DataObject) -> None
         fine(lambda: read_scan(restored))
         fine(lambda: judge_scan(restored))
         fine(lambda: Profile.load(restored))
-        fine(lambda: finished_arms(restored))
         fine(lambda: model_card(HEADER, Origin.of(restored / "arms/full/delta.safetensors"), command="c", merged=True))
         if data.draw(st.integers(0, 9)) == 0:
             fine(lambda: write_report([restored]))

@@ -22,18 +22,6 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("file", "content", "said"), [*BROKEN, ("config.yaml", None, "cannot be read")])
-def test_a_damaged_scan_is_not_evaluated(
-    onelayer: Command, tmp_path: Path, file: str, content: bytes | None, said: str
-) -> None:
-    folder = write_scan(tmp_path / "scan", invented())
-    (folder / "manifest.json").write_text('{"num_layers": 8, "versions": {}, "base_hash": "0"}')
-    damage(folder / file, content)
-    code, _, err = onelayer("eval --scan scan --benchmarks gsm8k --output out")
-    assert code == 2 and said in err and err.count("\n") == 1
-    assert not Path("out").exists()
-
-
 @pytest.mark.parametrize(("file", "content", "said"), BROKEN)
 def test_no_card_is_written_from_damaged_files(
     onelayer: Command, tmp_path: Path, base: BaseModel, file: str, content: bytes, said: str
@@ -41,17 +29,10 @@ def test_no_card_is_written_from_damaged_files(
     folder = write_scan(tmp_path / "scan", invented())
     name = next(iter(base.parts))
     write_delta(folder / "arms/full/delta.safetensors", {name: base.tensor(name)}, base, "embed")
-    damage(folder / file, content)
+    (folder / file).write_bytes(content)
     code, _, err = onelayer("merge scan/arms/full --delta-only --output out")
     assert code == 2 and said in err and err.count("\n") == 1
     assert not Path("out").exists()
-
-
-def damage(path: Path, content: bytes | None) -> None:
-    if content is None:
-        path.unlink()
-    else:
-        path.write_bytes(content)
 
 
 def test_a_record_has_values_of_the_right_kind(tmp_path: Path) -> None:

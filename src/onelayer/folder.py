@@ -33,7 +33,6 @@ from onelayer.lock import LOCK_FILE
 from onelayer.loop import Record
 from onelayer.model import BaseModel
 from onelayer.out_of_memory import Place, with_cuts
-from onelayer.records import read_lines
 from onelayer.specs import ArmSpec
 from onelayer.tracking import append_records
 
@@ -235,12 +234,8 @@ class RunFolder:
                 )
 
     def read_records(self, name: str) -> list[Record]:
-        """The metrics that an arm has logged so far.
-
-        Raises:
-            UserError: they are damaged.
-        """
-        return [record for record, _ in read_lines(self._log(name))]
+        """The metrics that an arm has logged so far."""
+        return [json.loads(line) for line in self._log(name).read_text(encoding="utf-8").splitlines()]
 
     def write_record(self, name: str, record: Record) -> None:
         """Append a step's metrics to the ``metrics.jsonl`` of an arm."""

@@ -4,19 +4,19 @@ The output has the form of a scan's folder, so that whatever reads a scan reads 
 categories the score is the mean of category averages, and C(k) is the paper's C_all.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
 
-from onelayer.config import BenchmarkConfig, read_yaml
+from onelayer.config import BenchmarkConfig
 from onelayer.errors import UserError
 from onelayer.evaluation import evaluate_model
 from onelayer.files import write_json, write_text
 from onelayer.judge import judge_scan, read_manifest
 from onelayer.profile import Profile
-from onelayer.records import read_kind
 from onelayer.report import terminal
 from onelayer.scores import UNJUDGED
 from onelayer.setup import load_model
@@ -32,9 +32,9 @@ def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Pr
     assert config.scan is not None
     scan = Path(config.scan)
     manifest = read_manifest(scan)
-    settings = read_yaml(scan / "config.yaml")
-    arms = finished_arms(scan)
-    base = load_model(config.model_copy(update={"model": config.model or str(settings.get("model", ""))}))
+    settings = yaml.safe_load((scan / "config.yaml").read_text(encoding="utf-8"))
+    arms = _finished_arms(scan)
+    base = load_model(config.model_copy(update={"model": config.model or settings["model"]}))
     if base.hash != manifest["base_hash"]:
         raise UserError(f"the scan '{scan}' was made on another base than '{base.name}': their tensors differ")
     if output.exists() and any(output.iterdir()) and not config.resume:
@@ -65,13 +65,13 @@ def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Pr
     return profile
 
 
-def finished_arms(scan: Path) -> dict[str, dict[str, Any]]:
+def _finished_arms(scan: Path) -> dict[str, dict[str, Any]]:
     """The records of all arms that are results, the base first.
 
     Raises:
-        UserError: there are none, or a record is damaged.
+        UserError: there are none.
     """
-    records = {path.parent.name: read_kind(path) for path in scan.glob("arms/*/arm.json")}
+    records = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in scan.glob("arms/*/arm.json")}
     judged = {name: record for name, record in records.items() if record["kind"] not in UNJUDGED}
     if missing := [name for name in ("base", "full") if name not in judged]:
         raise UserError(f"{scan} has no finished arm '{missing[0]}' (arms/{missing[0]}/arm.json)")
