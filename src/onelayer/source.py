@@ -9,7 +9,7 @@ from importlib.resources.abc import Traversable
 WITHOUT_EFFECT = {
     f"{name}.py"
     for line in (
-        "__init__ __main__ cli cli_about options errors doctor api select source",  # what is typed
+        "__init__ __main__ cli cli_about cli_results options errors doctor api select source",  # what is typed
         "files lock interrupt checkpoints folder opening keeping events records progress tracking trajectories",  # kept
         "contrasts contribution recommend compare profile judge score_csv elsewhere combine vote tables card deltas",
         "evaluation harness estimates results",  # scored apart from a run
