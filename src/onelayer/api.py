@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from onelayer.config import BenchmarkConfig, Config, ScanConfig, TrainConfig
+from onelayer.errors import UserError
 from onelayer.evaluation import evaluate_model
 from onelayer.options import build_config
 from onelayer.profile import Profile
@@ -104,10 +105,14 @@ def evaluate(
         options: the fields of :class:`~onelayer.config.BenchmarkConfig`.
 
     Raises:
-        UserError: the model, the delta, a benchmark or its data is wrong.
+        UserError: the model, the delta, a benchmark or its data is wrong, or ``scan`` is given.
         RunStopped: a grader failed on completions.
     """
     config = _config(BenchmarkConfig, config, None, options, None)
+    if config.scan:
+        raise UserError(
+            "evaluate scores one model or delta; for all arms of a scan there is `onelayer eval --scan DIR`"
+        )
     return evaluate_model(config, _folder(output or config.output, "eval"), Console(quiet=quiet))
 
 
