@@ -84,6 +84,11 @@ def test_the_api_is_what_is_documented() -> None:
         assert getattr(onelayer, name).__doc__, name
 
 
+def test_evaluate_is_for_one_policy() -> None:
+    with pytest.raises(onelayer.UserError, match="eval --scan DIR"):
+        onelayer.evaluate(scan="runs/a", benchmarks="gsm8k")
+
+
 def test_select_layers_trains_what_the_plan_says(data: Path) -> None:
     save_model(data / "deep", layers=12)
     model = AutoModelForCausalLM.from_pretrained(data / "deep").train()

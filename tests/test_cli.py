@@ -10,6 +10,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from onelayer.config import ScanConfig
+from onelayer.plan import SYNTAX
 from tests.conftest import Command, save_model
 
 
@@ -216,6 +217,11 @@ def test_messages_go_through_the_chat_template(onelayer: Command, data: Path) ->
     (data / "m/tokenizer_config.json").write_text(json.dumps(tokenizer_config))
     code, _, err = onelayer(line)
     assert (code, err) == (0, "")
+
+
+def test_the_help_of_plan_has_every_item(onelayer: Command) -> None:
+    _, out, _ = onelayer("plan --help")
+    assert [line for line in SYNTAX.splitlines() if line not in out] == []
 
 
 def test_every_command_has_help_with_an_example(onelayer: Command) -> None:

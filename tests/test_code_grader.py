@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import json
 import re
@@ -353,7 +354,8 @@ def test_a_killed_worker_is_replaced_and_its_program_run_again(
 
         def kill_all() -> None:
             for process in psutil.Process(worker).children(recursive=True):
-                process.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):  # it went with its parent
+                    process.kill()
 
         # While it works: one that dies idle is replaced before it gets anything.
         timer = threading.Timer(0.5, kill_all)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from onelayer.arm import read_delta_header
+from onelayer.card import Origin, model_card
 from onelayer.config import BenchmarkConfig, ScanConfig, TrainConfig, build, read_yaml
 from onelayer.elsewhere import judge_csv, parse_categories
 from onelayer.errors import RunStopped, UserError
@@ -262,6 +263,7 @@ def scan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+HEADER = {"base_model": "m", "revision": None, "base_hash": "0", "plan": "all"}
 DAMAGED = (
     *("profile.json", "manifest.json", "config.yaml"),
     *("arms/full/arm.json", "arms/full/metrics.jsonl", "arms/full/trajectories.jsonl"),
@@ -283,17 +285,21 @@ def test_damaged_folders(restored: Path, name: str, data: st.DataObject) -> None
     kept = path.read_bytes()
     text = kept.decode()
     try:
-        content: Any = data.draw(st.just("text") | st.just("value"))
+        content: Any = data.draw(st.just("text") | st.just("value") | st.just("bytes"))
         if content == "value" and name.endswith(".json"):
             record = json.loads(text)
             record[data.draw(st.sampled_from(sorted(record)))] = data.draw(values)
             path.write_text(json.dumps(record), encoding="utf-8", errors="replace")
+        elif content == "bytes":
+            place = data.draw(st.integers(0, len(kept)))
+            path.write_bytes(kept[:place] + data.draw(st.binary(min_size=1, max_size=3)) + kept[place:])
         else:
             path.write_text(data.draw(mutated(text)), encoding="utf-8", errors="replace")
         fine(lambda: read_for_report(restored))
         fine(lambda: read_scan(restored))
         fine(lambda: judge_scan(restored))
         fine(lambda: Profile.load(restored))
+        fine(lambda: model_card(HEADER, Origin.of(restored / "arms/full/delta.safetensors"), command="c", merged=True))
         if data.draw(st.integers(0, 9)) == 0:
             fine(lambda: write_report([restored]))
     finally:

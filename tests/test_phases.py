@@ -1,4 +1,3 @@
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,8 +33,6 @@ def test_halving_by_hand() -> None:
     assert phases.rung_steps(80, 3) == [10, 20, 40]
     assert phases.rung_steps(3, 5) == [1]
     assert phases.survivors({0: 0.5, 1: 0.7, 2: 0.5, 3: 0.6, 4: 0.1}) == [0, 1, 3]
-    # 8 layers to step 10, 4 to 20, 2 to 40, 1 to 80: 80 + 40 + 40 + 40 of 640 steps.
-    assert phases.halving_cost(8, 80, [10, 20, 40]) == pytest.approx(200 / 640)
 
 
 def test_coarse_by_hand() -> None:

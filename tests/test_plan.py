@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onelayer.errors import UserError
-from onelayer.plan import MODULES, Part, mid_layers, parse_plan, random_layers, resolve
+from onelayer.plan import MODULES, SYNTAX, Part, mid_layers, parse_plan, random_layers, resolve
 
 
 def parts_of(num_layers: int, tied: bool = False) -> dict[str, Part]:
@@ -21,6 +21,13 @@ def parts_of(num_layers: int, tied: bool = False) -> dict[str, Part]:
 
 def rates(text: str, num_layers: int = 28, tied: bool = False) -> dict[str, float]:
     return resolve(parse_plan(text, num_layers), parts_of(num_layers, tied), tied)
+
+
+def test_what_the_help_shows_is_a_plan() -> None:
+    shown = [item.replace("...*m", "14*2") for line in SYNTAX.splitlines() for item in line[:26].split()]
+    for item in [*shown, "mid:5.mlp", "all.norm", "lora:8@all.attn", "lora:16@mid:5.mlp", "all,9-13*2", "all,14*0"]:
+        assert parse_plan(item, 28, lambda path, which: range(28)), item
+    assert {"14", "boost:10@profile.json", "head", "lora:16", "lisa:2/20@0", "14*2"} <= set(shown)
 
 
 def layers(text: str, num_layers: int = 28) -> set[int | None]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from onelayer import loop, setup
+from onelayer import loop, setup, source
 from onelayer.errors import Paused, RunStopped, UserError
 from onelayer.files import WriteFailed, atomic_path, read_sealed, write_sealed, write_text
 from onelayer.interrupt import Interrupted, interrupts
@@ -185,6 +185,8 @@ def test_only_code_that_computes_counts() -> None:
         hashes
     )
     assert not {"cli.py", "report/html.py", "judge.py"} & hashes.keys()
+    package = Path(source.__file__).parent
+    assert [name for name in source.WITHOUT_EFFECT if not (package / name).is_file()] == []
 
 
 def test_a_run_killed_before_its_manifest_begins_anew(

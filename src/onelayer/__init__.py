@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from onelayer.profile import Profile
     from onelayer.select import Selection, select_layers
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
+"""The one place that has it: packaging, the commands and every file that a run writes read it here."""
 __all__ = [
     "BenchmarkConfig",
     "Profile",

@@ -1,6 +1,5 @@
 """The commands as functions: ``scan``, ``train`` and ``evaluate``. Options are those of the commands, with underscores."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,9 +9,11 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from onelayer.config import BenchmarkConfig, Config, ScanConfig, TrainConfig
+from onelayer.errors import UserError
 from onelayer.evaluation import evaluate_model
 from onelayer.options import build_config
 from onelayer.profile import Profile
+from onelayer.records import read_record
 from onelayer.results import Results
 from onelayer.scanning import scan as run_scan
 from onelayer.scanning import train as run_train
@@ -83,9 +84,7 @@ def train(
     config = _config(TrainConfig, config, preset, options, "arithmetic")
     folder = _folder(output or config.output, "train")
     run_train(config.model_copy(update={"output": str(folder)}), folder, Console(quiet=quiet))
-    records = {
-        path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("arms/*/arm.json")
-    }
+    records = {path.parent.name: read_record(path) for path in folder.glob("arms/*/arm.json")}
     name = next(name for name, record in records.items() if record.get("plan") == config.layers)
     return TrainedArm(name, folder / "arms" / name, records[name]["score"], records["base"]["score"], records[name])
 
@@ -106,10 +105,14 @@ def evaluate(
         options: the fields of :class:`~onelayer.config.BenchmarkConfig`.
 
     Raises:
-        UserError: the model, the delta, a benchmark or its data is wrong.
+        UserError: the model, the delta, a benchmark or its data is wrong, or ``scan`` is given.
         RunStopped: a grader failed on completions.
     """
     config = _config(BenchmarkConfig, config, None, options, None)
+    if config.scan:
+        raise UserError(
+            "evaluate scores one model or delta; for all arms of a scan there is `onelayer eval --scan DIR`"
+        )
     return evaluate_model(config, _folder(output or config.output, "eval"), Console(quiet=quiet))
 
 

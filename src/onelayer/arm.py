@@ -88,7 +88,7 @@ class Arm:
     layer: int | None = None
     """The decoder layer, for an arm that trains one layer alone."""
     kind: str = "strategy"
-    """``full``, ``layer`` or ``strategy``."""
+    """As in :class:`onelayer.specs.ArmSpec`."""
     trunk_layer: int = 0
     """The layer at which the arm's passes can start: below it everything is the base's own (see ``trunk``)."""
     effective: bool = False

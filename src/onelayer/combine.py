@@ -1,6 +1,5 @@
 """What the single-layer arms of a finished scan are worth together: one model of their deltas, or a majority vote."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from onelayer.errors import UserError
 from onelayer.files import atomic_path
 from onelayer.folder import RunFolder
 from onelayer.grading import cut_texts, grade_all, rewards_of
+from onelayer.judge import read_manifest
 from onelayer.model import BaseModel
 from onelayer.profile import Profile
 from onelayer.prompts import EncodedSplit
@@ -46,12 +46,7 @@ class FinishedScan:
             UserError: no finished scan there, or its model or data have changed since.
         """
         profile = Profile.load(path)
-        try:
-            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise UserError(
-                f"{path} is not the folder of a scan: its manifest.json cannot be read ({error})"
-            ) from error
+        manifest = read_manifest(path)
         config = build(ScanConfig, [(f"{path}/config.yaml", read_yaml(path / "config.yaml"))])
         base = load_model(config)
         data = load_splits(base, task := load_task(config), config)
@@ -143,7 +138,7 @@ def vote(scan: FinishedScan, k: int, temperature: float) -> Vote:
     def ask(tensors: Mapping[str, Tensor], first: int, count: int) -> Answers:
         """``count`` answers to every problem, with sample numbers from ``first``: voters must not share draws."""
         rows = [
-            Row(tokens, problem.id, first + sample)
+            Row(tokens, problem.id, first + sample, stop=problem.stop)
             for problem, tokens in zip(data.problems, data.tokens, strict=True)
             for sample in range(count)
         ]

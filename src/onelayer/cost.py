@@ -6,7 +6,6 @@ share of a GPU's peak, so they compare arms with each other better than they pre
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -14,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from onelayer.config import TrainConfig
-from onelayer.memory import memory_of
+from onelayer.memory import head_widths, memory_of, turns_of
 from onelayer.model import BaseModel
 from onelayer.specs import ArmSpec
+from onelayer.trunk import lowest_layer
 from onelayer.update import updates_per_step
 
 COMPUTE_SHARE, BANDWIDTH_SHARE = 0.4, 0.6
@@ -51,13 +51,13 @@ def hours_of(base: BaseModel, spec: ArmSpec, config: TrainConfig, gpu: Gpu) -> f
     trained layer and 2 for each that trains (Kaplan et al. 2020, without attention over past tokens). Decoding reads all
     weights for each token of a batch of rows, and the batch's keys and values as they grow.
     """
-    length, turns = config.max_completion_length, _turns(config)
+    length, turns = config.max_completion_length, turns_of(config)
     drawn = config.train_batch_size * config.num_generations
     rows = drawn * turns
     tokens = rows * (config.max_prompt_length + length)
     head = base.head.weight.numel()
     layer = sum(base.tensor(name).numel() for name, part in base.parts.items() if part.layer == 0)
-    body, above = layer * base.num_layers, layer * _layers_above(base, spec)
+    body, above = layer * base.num_layers, layer * (base.num_layers - lowest_layer(base, spec.rates))
     trained = spec.trained_parameters(base, spec.rates)
     forwards = (config.beta > 0) + (updates_per_step(config) > 1) + config.num_iterations
     operations = 2 * tokens * (body + body * forwards + config.num_iterations * (above + trained))
@@ -95,8 +95,10 @@ def cost_table(
     ]
     if scan:
         notes.append("scan: full training and every layer alone, side by side")
-    if _turns(config) > 1:
-        notes.append(f"every completion stands for an episode of {_turns(config)} turns, each with a prompt of its own")
+    if turns_of(config) > 1:
+        notes.append(
+            f"every completion stands for an episode of {turns_of(config)} turns, each with a prompt of its own"
+        )
     return Group(table, *(Text(note, style="dim") for note in notes))
 
 
@@ -106,22 +108,7 @@ def _hours(hours: float) -> str:
 
 def _cache_bytes(base: BaseModel, config: TrainConfig) -> int:
     """Keys and values of the rows of a step that decode together."""
-    shape: Any = base.module.config
-    head_dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+    _, values = head_widths(base)
     rows = min(config.max_rows, config.train_batch_size * config.num_generations)
     tokens = config.max_prompt_length + config.max_completion_length
-    return int(rows * tokens * base.num_layers * 2 * shape.num_key_value_heads * head_dim * base.dtype.itemsize)
-
-
-def _layers_above(base: BaseModel, spec: ArmSpec) -> int:
-    """Layers that a backward pass goes through: from the lowest that trains to the last."""
-    layers = [base.parts[name].layer for name in spec.rates]
-    outer = [base.parts[name].module for name in spec.rates]
-    if "embed" in outer:
-        return base.num_layers
-    return base.num_layers - min((layer for layer in layers if layer is not None), default=base.num_layers)
-
-
-def _turns(config: TrainConfig) -> int:
-    """Turns of an episode at most; 1 for tasks with single answers."""
-    return config.max_env_steps or 1
+    return rows * tokens * base.num_layers * 2 * values * base.dtype.itemsize

@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from onelayer import __version__
 from onelayer.compare import Comparison, Curve, compare
 from onelayer.contribution import analyse
 from onelayer.errors import UserError
-from onelayer.files import make_folder, write_json
+from onelayer.files import make_folder
 from onelayer.profile import Profile, build_profile
 from onelayer.recommend import recommend
 from onelayer.report.html import ReportFiles, write_report
 from onelayer.score_csv import read_csv
 from onelayer.scores import read_scan
-from onelayer.setup import versions
 
 
 def judge_csv(
@@ -58,12 +58,12 @@ def judge_csv(
         model=model,
         task=task or path.stem,
         algorithm="measured elsewhere",
-        versions={"onelayer": versions()["onelayer"]},
+        versions={"onelayer": __version__},
         recommended=recommend(measured.scores, contribution),
         partial=len(measured.layers) < contribution.num_layers,
     )
     make_folder(output)
-    write_json(output / "profile.json", profile.model_dump())
+    profile.save(output / "profile.json")
     return profile, write_report([output])
 
 

@@ -40,7 +40,7 @@ NO_EFFECT_ON_ARMS = (
     *("output", "resume", "report_to", "stop_at", "save_steps", "arms_per_set", "env_workers", "require_sandbox"),
     *EngineConfig.model_fields,
     *("save_total_limit", "grace_seconds", "reward_timeout", "reward_retries", "max_reward_share"),
-    *("layers", "strategies", "strategy_k", "pairs", "leave_one_out", "lr_check", "sublayers", "baselines", "also"),
+    *("layers", "strategies", "strategy_k", "pairs", "leave_one_out", "lr_check", "sublayers", "also"),
 )
 """Options that say where, when and which arms, but change no result of an arm: a run may continue with others."""
 

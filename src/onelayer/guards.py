@@ -78,8 +78,6 @@ GUARDS = (
         stops=False,
     ),
 )
-STOPPING_RUN = ("frozen", "not_moved", "reward")
-"""Names of what ends the whole run: a frozen tensor that moved, a chosen one that did not, a reward that fails."""
 
 
 class Watched(Protocol):

@@ -1,8 +1,6 @@
 """From the stored scores of a scan folder to ``profile.json`` and ``report.html``."""
 
 import json
-import math
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,14 +13,12 @@ from onelayer.compare import FEWEST, correlate
 from onelayer.config import read_yaml
 from onelayer.contribution import Contribution, additivity, analyse
 from onelayer.errors import UserError
-from onelayer.files import write_json
 from onelayer.plan import parse_plan
-from onelayer.profile import Profile, build_profile
+from onelayer.profile import Profile, build_profile, ranking_of_profile
 from onelayer.recommend import Candidate, recommend
-from onelayer.report.data import check_record, parse_object
+from onelayer.records import norm_by_layer, read_kind
 from onelayer.report.html import ReportFiles, write_report
 from onelayer.scores import UNJUDGED, read_scan
-from onelayer.specs import ranking_of_profile
 
 Records = dict[str, list[dict[str, Any]]]
 """Arm name without its seed suffix -> the ``arm.json`` of each of its seeds."""
@@ -84,7 +80,7 @@ def judge_scan(folder: Path) -> tuple[Profile, ReportFiles]:
             n: seeds[0]["trained_parameters"] for n, seeds in records.items() if n in selection and n != "base"
         },
     )
-    write_json(folder / "profile.json", profile.model_dump())
+    profile.save(folder / "profile.json")
     return profile, write_report([folder])
 
 
@@ -121,21 +117,12 @@ def _predictors(contribution: Contribution, records: Records) -> dict[str, dict[
     judged = [(row.layer, row.contribution) for row in contribution.layers if row.contribution is not None]
     predictors = {}
     for key, name in (("change_norms", "change_norm"), ("first_gradient_norms", "first_gradient_norm")):
-        norms = _norm_by_layer(records["full"][0].get(key) or {})
+        norms = norm_by_layer(records["full"][0].get(key) or {})
         shared = [(norms[layer], c) for layer, c in judged if layer is not None and layer in norms]
         if len(shared) >= FEWEST:
             x, y = (np.array(column) for column in zip(*shared, strict=True))
             predictors[name] = vars(correlate(x, y, "spearman"))
     return predictors
-
-
-def _norm_by_layer(norms: Mapping[str, float]) -> dict[int, float]:
-    """Euclidean norms of layers from those of their tensors; a layer is the first number in a tensor's name."""
-    squares: dict[int, float] = defaultdict(float)
-    for name, norm in norms.items():
-        if match := re.search(r"\.(\d+)\.", name):
-            squares[int(match[1])] += norm**2
-    return {layer: math.sqrt(square) for layer, square in squares.items()}
 
 
 def _layers(plan: str, num_layers: int) -> tuple[int, ...]:
@@ -169,9 +156,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def _read_records(folder: Path) -> Records:
     records: Records = defaultdict(list)
     for path in sorted(folder.glob("arms/*/arm.json")):
-        record = dict(parse_object(path.read_text(encoding="utf-8"), str(path)))
-        check_record(record, str(path))
-        if not isinstance(record.get("arm"), str) or not isinstance(record.get("kind"), str):
-            raise UserError(f"{path} has no 'arm' or no 'kind'; restore it")
+        record = read_kind(path)
+        if not isinstance(record.get("arm"), str):
+            raise UserError(f"{path} has no 'arm'; restore it")
         records[record["arm"]].append(record)
     return dict(records)

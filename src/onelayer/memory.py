@@ -48,8 +48,8 @@ def memory_of(base: BaseModel, specs: Sequence[ArmSpec], config: TrainConfig) ->
     size = base.dtype.itemsize
     shape: Any = base.module.config
     tokens = config.max_prompt_length + config.max_completion_length
-    heads, values = _head_widths(base)
-    drawn = config.train_batch_size * config.num_generations * (config.max_env_steps or 1)
+    heads, values = head_widths(base)
+    drawn = config.train_batch_size * config.num_generations * turns_of(config)
     kept = [kept_layer(base, lowest_layer(base, spec.rates), drawn, tokens, config.trunk_bytes) for spec in specs]
     trained = [spec.trained_parameters(base, spec.rates) for spec in specs]
     vocabulary = base.head.out_features
@@ -66,7 +66,12 @@ def memory_of(base: BaseModel, specs: Sequence[ArmSpec], config: TrainConfig) ->
     )
 
 
-def _head_widths(base: BaseModel) -> tuple[int, int]:
+def turns_of(config: TrainConfig) -> int:
+    """Turns of an episode at most; 1 for tasks with single answers."""
+    return config.max_env_steps or 1
+
+
+def head_widths(base: BaseModel) -> tuple[int, int]:
     """Elements of a token's queries, and of its keys (or values), in one layer."""
     shape: Any = base.module.config
     head_dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads

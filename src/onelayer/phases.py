@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Extra(NamedTuple):
-    """A further arm: its name, its plan, its kind, and for a pair the names of its two layers' arms."""
+    """A further arm: its name, its plan and its kind."""
 
     name: str
     plan: str
@@ -62,15 +62,6 @@ def survivors(scores: Mapping[int, float]) -> list[int]:
     """The better half of the layers (rounded up), ties to the lower layer; in the model's order."""
     ordered = sorted(scores, key=lambda layer: (-scores[layer], layer))
     return sorted(ordered[: -(-len(ordered) // 2)])
-
-
-def halving_cost(num_layers: int, steps: int, rungs: Sequence[int]) -> float:
-    """Steps of layers that successive halving trains, as a share of training all layers to the end."""
-    alive, before, total = num_layers, 0, 0
-    for rung in rungs:
-        total += alive * (rung - before)
-        alive, before = -(-alive // 2), rung
-    return (total + alive * (steps - before)) / (num_layers * steps)
 
 
 def coarse_layers(num_layers: int, stride: int) -> list[int]:

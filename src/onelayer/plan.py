@@ -1,24 +1,7 @@
 """Layer plans: a short text that says what trains, and at which learning rate.
 
-A plan is a comma-separated list of items, read from left to right; where two items name the same tensors, the later wins::
-
-    all                  everything
-    14   9-13   0,4,8    decoder layers by index (0 is the layer next to the embedding)
-    every:4              layers 0, 4, 8, ...
-    mid:5                the 5 middle layers, the paper's Mid-k
-    first:3  last:3      the 3 lowest, the 3 highest layers
-    random:3@7           3 layers drawn with seed 7
-    best:5@profile.json  the 5 best layers of a profile; worst:5@... likewise
-    boost:10@profile.json  everything, the 10 best layers of the profile at twice the learning rate (paper, section 4)
-    14.attn  14.mlp  14.norm   one kind of module inside a layer; works on every item above, e.g. mid:5.mlp, all.norm
-    embed  final_norm  head    what is outside the layers
-
-    lora:16    rank 16 on every linear module of the decoder layers (LoRA, arXiv 2106.09685)
-    lora:16@14  lora:8@all.attn  lora:16@mid:5.mlp    the same on what follows the @; see lora.py
-    lisa:2/20@0    embedding and head, with 2 random layers drawn anew every 20 updates with seed 0; see lisa.py
-
-``*m`` after an item multiplies the learning rate: ``all,9-13*2`` trains everything and layers 9 to 13 at twice the rate;
-``*0`` freezes: ``all,14*0`` trains everything but layer 14.
+A plan is a comma-separated list of items, read from left to right; where two items name the same tensors, the later wins.
+:data:`SYNTAX` has the items.
 
 This module turns text into names of tensors. It knows nothing of files and models: a model's tensors come in as a
 mapping from name to :class:`Part`, a profile as a function that returns its layers, best first.
@@ -32,6 +15,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onelayer.errors import UserError
+
+SYNTAX = """\
+all                       everything
+14  9-13  0,4,8           decoder layers by index (0 is the layer next to the embedding)
+every:4                   layers 0, 4, 8, ...
+mid:5                     the 5 middle layers, the paper's Mid-k
+first:3  last:3           the 3 lowest, the 3 highest layers
+random:3@7                3 layers drawn with seed 7
+best:5@profile.json       the 5 best layers of a profile; worst:5@... likewise
+boost:10@profile.json     everything, the 10 best layers of the profile at twice the learning rate
+14.attn  14.mlp  14.norm  one kind of module in a layer; after every item above, e.g. mid:5.mlp, all.norm
+embed  final_norm  head   what is outside the layers
+lora:16                   rank 16 on every linear module of the decoder layers
+lora:16@14                the same on what follows the @, e.g. lora:8@all.attn, lora:16@mid:5.mlp
+lisa:2/20@0               embedding and head, with 2 random layers drawn anew every 20 updates with seed 0
+...*m                     m times the learning rate: all,9-13*2; *0 freezes: all,14*0
+"""
+"""The items of a plan, for people: ``lora`` and ``lisa`` are in lora.py and lisa.py, ``boost`` is the paper's section 4."""
 
 MODULES = ("attn", "mlp", "norm")
 OUTER = ("embed", "final_norm", "head")

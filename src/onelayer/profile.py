@@ -7,7 +7,8 @@ judging on the same problems would report the winner's luck as its merit. ``rank
 test scores.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -170,6 +171,23 @@ class Profile(_Record):
         return LayerChoice(
             ordered, "test", f"{by} test problems, for want of selection scores: judge the result on other problems."
         )
+
+
+def ranking_of_profile(path: str, which: str) -> Sequence[int]:
+    """The layers of a profile, best or worst first, for plans like ``best:5@profile.json``."""
+    profile = Profile.load(Path(path))
+    count = len(profile.layers)
+    return (profile.best(count) if which == "best" else profile.worst(count)).layers
+
+
+def choice_notes(plan: str) -> list[str]:
+    """What the choice of layers by ``best:``, ``worst:`` and ``boost:`` items rests on, one sentence each."""
+    notes = []
+    for match in re.finditer(r"(best|worst|boost):(\d+)@([^,*]+)", plan):
+        profile = Profile.load(Path(match[3]))
+        choose = profile.worst if match[1] == "worst" else profile.best
+        notes.append(choose(int(match[2])).note)
+    return notes
 
 
 def build_profile(

@@ -223,7 +223,8 @@ def _announce(base: BaseModel, config: ScanConfig, full: ArmSpec, layers: Sequen
     how = "" if config.search == "none" else f" ({config.search} search)"
     console.print(
         f"and {which} alone{how}; {config.seeds} seed{'s' * (config.seeds > 1)}, "
-        f"{config.steps} steps of {config.train_batch_size} prompts x {config.num_generations} completions\n",
+        f"{config.steps} step{'s' * (config.steps > 1)} of {config.train_batch_size} prompts x "
+        f"{config.num_generations} completions\n",
         highlight=False,
         soft_wrap=True,
     )

@@ -10,7 +10,7 @@ from onelayer.arm import Bits, FrozenCheck
 from onelayer.errors import RunStopped, UserError
 from onelayer.model import BaseModel, outline
 from onelayer.plan import parse_plan, resolve
-from onelayer.specs import ranking_of_profile
+from onelayer.profile import ranking_of_profile
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from onelayer import __version__
 from onelayer.config import ModelConfig, TrainConfig
 from onelayer.errors import UserError
 from onelayer.files import checksum
@@ -151,8 +152,9 @@ def _probe(base: BaseModel, task: AgenticTask) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of everything that computes."""
-    names = ("onelayer", "torch", "transformers", "numpy", "tokenizers", "math-verify", "sympy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    names = ("torch", "transformers", "numpy", "tokenizers", "math-verify", "sympy")
+    own = {"python": platform.python_version(), "onelayer": __version__}
+    return own | {name: version(name) for name in names}
 
 
 def command_line() -> str | None:

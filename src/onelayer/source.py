@@ -7,24 +7,15 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 WITHOUT_EFFECT = {
-    *(
-        "__init__.py",
-        "__main__.py",
-        "cli.py",
-        "cli_about.py",
-        "doctor.py",
-        "options.py",
-        "errors.py",
-        "files.py",
-        "lock.py",
-        "source.py",
-    ),
-    *("checkpoints.py", "events.py", "folder.py", "interrupt.py", "keeping.py", "opening.py", "progress.py"),
-    *("tracking.py", "trajectories.py"),
-    *("combine.py", "compare.py", "contrasts.py", "contribution.py", "cost.py", "elsewhere.py", "estimates.py"),
-    *("evaluation.py", "harness.py", "results.py", "judge.py", "plan_table.py", "profile.py", "recommend.py"),
-    *("score_csv.py",),
-    *("tables.py", "vote.py", "api.py", "card.py", "deltas.py", "select.py"),
+    f"{name}.py"
+    for line in (
+        "__init__ __main__ cli cli_about cli_results options errors doctor api select source",  # what is typed
+        "files lock interrupt checkpoints folder opening keeping events records progress tracking trajectories",  # kept
+        "contrasts contribution recommend compare profile judge score_csv elsewhere combine vote tables card deltas",
+        "evaluation harness estimates results",  # scored apart from a run
+        "architectures cost memory plan_table",  # told beforehand
+    )
+    for name in line.split()
 }
 """Modules that show, judge, store or type, but compute nothing of an arm. A new module counts until it is named here."""
 WITHOUT_EFFECT_FOLDERS = {"report", "presets", "bundled"}

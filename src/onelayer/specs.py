@@ -4,7 +4,6 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,7 +15,7 @@ from onelayer.lisa import create_lisa_arm
 from onelayer.lora import create_lora_arm, linear_parts, pair_parameters
 from onelayer.model import BaseModel
 from onelayer.plan import Item, Lisa, parse_plan, ranks_of, resolve
-from onelayer.profile import Profile
+from onelayer.profile import ranking_of_profile
 from onelayer.trunk import trunk_layer
 from onelayer.update import updates_per_step
 
@@ -31,7 +30,9 @@ class ArmSpec:
     name: str
     plan: str
     kind: str
-    """``full``, ``layer``, ``strategy``, ``pair``, or ``rate`` (full training to choose the learning rate)."""
+    """``full``, ``layer``, ``strategy``, ``pair``, or ``rate`` (full training to choose the learning rate).
+
+    Records know three more: ``base``, ``stitched`` (deltas put together) and ``dropped`` (given up by a search)."""
     seed: int
     rates: Mapping[str, float]
     """Tensor name -> learning-rate multiplier, in the model's order."""
@@ -95,23 +96,6 @@ def _kind(base: BaseModel, items: Sequence[Item], rates: Mapping[str, float]) ->
 def _slug(plan: str) -> str:
     text = re.sub(r"@[^,*@]*/", "@", plan)
     return re.sub(r"[^A-Za-z0-9]+", "-", text.replace("*", " x ").removesuffix(".json")).strip("-").lower()
-
-
-def ranking_of_profile(path: str, which: str) -> Sequence[int]:
-    """The layers of a profile, best or worst first, for plans like ``best:5@profile.json``."""
-    profile = Profile.load(Path(path))
-    count = len(profile.layers)
-    return (profile.best(count) if which == "best" else profile.worst(count)).layers
-
-
-def choice_notes(plan: str) -> list[str]:
-    """What the choice of layers by ``best:``, ``worst:`` and ``boost:`` items rests on, one sentence each."""
-    notes = []
-    for match in re.finditer(r"(best|worst|boost):(\d+)@([^,*]+)", plan):
-        profile = Profile.load(Path(match[3]))
-        choose = profile.worst if match[1] == "worst" else profile.best
-        notes.append(choose(int(match[2])).note)
-    return notes
 
 
 def with_seeds(specs: Sequence[ArmSpec], seeds: Sequence[int]) -> list[ArmSpec]:

@@ -4,8 +4,6 @@ A scan that still runs has a profile of the arms scored so far, or none yet; wha
 must have the right form: a damaged file is an error, never an empty figure.
 """
 
-import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import yaml
 from onelayer.contribution import Verdict
 from onelayer.errors import UserError
 from onelayer.profile import ArmProfile, Profile
+from onelayer.records import check_metrics, norm_by_layer, read_lines, read_object, read_record, read_text
 
 Interval = tuple[float, float]
 
@@ -173,90 +172,18 @@ class Scan:
         return bool(self.waiting) or self.view is None
 
 
-def parse_object(text: str, where: str) -> Mapping[str, Any]:
-    """A JSON object, or a sentence that says where there is none.
-
-    Raises:
-        UserError: something else.
-    """
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where} is not valid JSON ({error}); restore it or remove it") from error
-    if not isinstance(value, Mapping):
-        raise UserError(f"{where} should hold a JSON object; restore it or remove it")
-    return value
-
-
-def _read_object(path: Path) -> Mapping[str, Any]:
-    return parse_object(path.read_text(encoding="utf-8"), str(path)) if path.exists() else {}
-
-
-TEXTS = ("arm", "name", "kind", "plan", "stopped", "engine", "command", "base_model", "revision", "base_hash")
-NUMBERS = ("score", "selection_score", "seconds", "trained_parameters", "layer", "seed", "learning_rate", "dropped_at")
-NORMS = ("change_norms", "first_gradient_norms")
-
-
-def check_record(record: Mapping[str, Any], where: str) -> None:
-    """Refuse an ``arm.json`` with values of the wrong kind; keys may be missing, or unknown.
-
-    Raises:
-        UserError: a value that is none of its key.
-    """
-    for key, value in record.items():
-        text = key in TEXTS and not isinstance(value, str | None)
-        number = key in NUMBERS and not (value is None or is_number(value))
-        norms = key in NORMS and not (isinstance(value, Mapping) and all(is_number(norm) for norm in value.values()))
-        if text or number or norms:
-            raise UserError(f"{where} has a '{key}' that is {value!r}; restore it")
-
-
-def check_metrics(row: Mapping[str, Any], where: str) -> None:
-    """Refuse a row of ``metrics.jsonl`` that is not a step with numbers, and sentences where they belong.
-
-    Raises:
-        UserError: something else.
-    """
-    if type(row.get("step")) is not int:
-        raise UserError(f"{where} has no number 'step'; restore it or remove it")
-    for key, value in row.items():
-        if not (isinstance(value, str | None) if key in ("stopped", "warning") else value is None or is_number(value)):
-            raise UserError(f"{where} has a '{key}' that is {value!r}; restore it or remove it")
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a finite number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
-
-
 def layer_change(scan: Scan) -> dict[int, float]:
-    """Layer -> norm of its change under full training (the first seed's); empty where it was not recorded.
-
-    A tensor belongs to the layer whose number is the first in its name, as in ``model.layers.3.mlp.up_proj.weight``.
-    """
-    squares: dict[int, float] = {}
-    for arm in scan.arms:
-        if arm.name == "full":
-            for name, norm in (arm.record.get("change_norms") or {}).items():
-                if number := re.search(r"\.(\d+)\.", name):
-                    layer = int(number[1])
-                    squares[layer] = squares.get(layer, 0.0) + norm**2
-    return {layer: math.sqrt(square) for layer, square in sorted(squares.items())}
+    """Layer -> norm of its change under full training (the first seed's); empty where it was not recorded."""
+    records = [arm.record for arm in scan.arms if arm.name == "full"]
+    return norm_by_layer(records[0].get("change_norms") or {}) if records else {}
 
 
 def read_arm(folder: Path) -> Arm:
     """Read what an arm has logged so far. The last line may be half-written while it trains and is then left out."""
     name = re.fullmatch(r"(layer-(?P<layer>\d+)|.+?)(-seed(?P<seed>\d+))?", folder.name)
     assert name is not None  # the pattern matches every name
-    metrics = folder / "metrics.jsonl"
-    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
-    record = _read_object(folder / "arm.json")
-    check_record(record, str(folder / "arm.json"))
-    rows = [
-        (parse_object(line, where := f"{metrics}, line {number},"), where)
-        for number, line in enumerate(lines, start=1)
-        if line.endswith("\n")
-    ]
+    record = read_record(folder / "arm.json") if (folder / "arm.json").exists() else {}
+    rows = read_lines(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
     for row, where in rows:
         check_metrics(row, where)
     return Arm(
@@ -281,13 +208,13 @@ def read_scan(folder: Path) -> Scan:
         )
     arms = [read_arm(arm) for arm in sorted(arms_folder.iterdir()) if arm.is_dir()] if arms_folder.is_dir() else []
     try:
-        settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {}
+        settings = yaml.safe_load(read_text(config)) if config.exists() else {}
     except yaml.YAMLError as error:
         raise UserError(f"{config} is not valid YAML ({error}); restore it or remove it") from error
     if not isinstance(settings, Mapping):
         raise UserError(f"{config} should hold `key: value` lines")
     records = {arm.plan: arm.record for arm in reversed(arms)}
-    manifest = _read_object(folder / "manifest.json")
+    manifest = read_object(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
     layers = manifest.get("num_layers", 1)
     if not isinstance(manifest.get("arms", {}), Mapping) or type(layers) is not int or layers < 1:
         raise UserError(f"{folder / 'manifest.json'} should hold 'arms' by name and a number 'num_layers'; restore it")

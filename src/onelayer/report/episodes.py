@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from onelayer.errors import UserError
-from onelayer.report.data import Scan, parse_object
+from onelayer.records import read_lines
+from onelayer.report.data import Scan
 
 LONGEST = 1000
 """Characters of an observation or a completion that the page shows; the file has all of it."""
@@ -48,8 +49,7 @@ def transcripts(scan: Scan) -> tuple[Transcript, ...]:
     found = []
     for arm in arms:
         path = scan.folder / "arms" / arm / "trajectories.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        records = [parse_object(line, f"{path}, line {number},") for number, line in enumerate(lines, start=1)]
+        records = [record for record, _ in read_lines(path)] if path.exists() else []
         try:
             for rank in ("best", "worst"):
                 found += [_transcript(arm, record) for record in records if record["rank"] == rank][:1]
