@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from onelayer.arm import Arm, OptimizerSettings
 from onelayer.logprobs import Tokens, _FrozenHead, completion_logprobs, head_logprobs, tokens_at_once
@@ -17,6 +17,14 @@ def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     completions = torch.randint(2, 40, (3, 6), generator=generator)
     lengths = torch.tensor([6, 2, 4])
     return ids, mask, completions, (torch.arange(6) < lengths[:, None]).long()
+
+
+def head_of(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    head._parameters["weight"] = weight  # type: ignore[assignment]  # its gradient is of a leaf of the test
+    if bias is not None:
+        head._parameters["bias"] = bias  # type: ignore[assignment]
+    return head
 
 
 def naive(base: BaseModel, temperature: float) -> Tensor:
@@ -44,7 +52,7 @@ def test_equal_to_the_naive_way(base_of: Callable[..., BaseModel], family: str, 
 
 def test_entropy_of_a_known_distribution() -> None:
     weight = torch.tensor([[1.0], [1.0], [-1e4]])
-    logps, entropy = head_logprobs(torch.ones(2, 1), weight, None, torch.tensor([0, 1]), 1.0, 8)
+    logps, entropy = head_logprobs(torch.ones(2, 1), head_of(weight), torch.tensor([0, 1]), 1.0, 8)
     assert torch.allclose(logps, torch.full((2,), -0.6931472))
     assert torch.allclose(entropy, torch.full((2,), 0.6931472))
 
@@ -76,7 +84,7 @@ def test_gradient_through_a_frozen_head(dtype: torch.dtype, temperature: float, 
     for chunked in (True, False):
         leaf = hidden.to(dtype).clone().requires_grad_(True)
         if chunked:
-            logps, entropy = head_logprobs(leaf, weight, bias, targets, temperature, 4)
+            logps, entropy = head_logprobs(leaf, head_of(weight, bias), targets, temperature, 4)
             assert not entropy.requires_grad
         else:
             logits = torch.nn.functional.linear(leaf, weight, bias).float() / temperature
@@ -90,7 +98,7 @@ def test_gradient_through_a_frozen_head(dtype: torch.dtype, temperature: float, 
         point = hidden[:3].double().requires_grad_(True)
         bias = None if bias is None else bias.double()
         assert torch.autograd.gradcheck(
-            lambda h: head_logprobs(h, weight.double(), bias, targets[:3], temperature, 2)[0],
+            lambda h: head_logprobs(h, head_of(weight.double(), bias), targets[:3], temperature, 2)[0],
             (point,),
             atol=1e-3,
             rtol=1e-3,
@@ -123,7 +131,7 @@ def test_the_table_of_logits_never_exists() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(watch, lambda tensor: tensor):
-        logps, _ = head_logprobs(hidden, weight, None, torch.arange(tokens), 1.0, chunk)
+        logps, _ = head_logprobs(hidden, head_of(weight), torch.arange(tokens), 1.0, chunk)
     logps.sum().backward()  # type: ignore[no-untyped-call]
     assert 0 < largest <= max(weight.numel(), chunk * vocabulary)
     assert weight.numel() < tokens * vocabulary / 4
@@ -134,14 +142,14 @@ def test_a_large_vocabulary_takes_no_more_memory(monkeypatch: pytest.MonkeyPatch
     assert [tokens_at_once(1024, words) for words in (8192, 32768, 151936, 2**30)] == [1024, 1024, 220, 1]
     assert tokens_at_once(16, 151936) == 16
     hidden, weight, targets = torch.randn(64, 8), torch.randn(5000, 8), torch.arange(64)
-    whole = head_logprobs(hidden, weight, None, targets, 1.0, 64)
+    whole = head_logprobs(hidden, head_of(weight), targets, 1.0, 64)
     monkeypatch.setattr("onelayer.logprobs.LOGITS_BYTES", 3 * 4 * 5000)
     sizes: list[int] = []
     monkeypatch.setattr(
         "onelayer.logprobs._FrozenHead.apply",
         lambda hidden, *rest: sizes.append(len(hidden)) or _FrozenHead.forward(FakeContext(), hidden, *rest),
     )
-    for one, other in zip(whole, head_logprobs(hidden, weight, None, targets, 1.0, 64), strict=True):
+    for one, other in zip(whole, head_logprobs(hidden, head_of(weight), targets, 1.0, 64), strict=True):
         assert torch.allclose(one, other, atol=1e-5)
     assert max(sizes) == 3 and sum(sizes) == 64
 

@@ -4,8 +4,13 @@ The commands as functions (`scan`, `train`, `evaluate`), profiles, plans on any 
 script (`load_delta`); see docs/api.md. Everything is imported when it is first used.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Before MKL's first product: it then computes the same wherever its arguments lie in memory. Otherwise a row's last bits
+# depend on the thread that it falls to, in attention among others (seen on an AMD EPYC with two threads).
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 if TYPE_CHECKING:
     from onelayer.api import TrainedArm, evaluate, scan, train

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from onelayer.model import BaseModel
@@ -65,7 +65,7 @@ def completion_logprobs(
     hidden_BTH = hidden[:, tokens.prompt_ids.shape[1] - 1 :]
     chosen = tokens.completion_mask.bool()
     logps_N, entropy_N = head_logprobs(
-        hidden_BTH[chosen], base.head.weight, base.head.bias, tokens.completion_ids[chosen], temperature, chunk_tokens
+        hidden_BTH[chosen], base.head, tokens.completion_ids[chosen], temperature, chunk_tokens
     )
     zeros = torch.zeros(chosen.shape, dtype=torch.float32, device=hidden.device)
     return zeros.masked_scatter(chosen, logps_N), zeros.masked_scatter(chosen, entropy_N)
@@ -83,8 +83,7 @@ def tokens_at_once(chunk_tokens: int, vocabulary: int) -> int:
 
 def head_logprobs(
     hidden_NH: Tensor,
-    weight_VH: Tensor,
-    bias_V: Tensor | None,
+    head: nn.Linear,
     targets_N: Tensor,
     temperature: float,
     chunk_tokens: int,
@@ -93,6 +92,7 @@ def head_logprobs(
 
     At most `tokens_at_once` x V logits exist at any time, forward and backward.
     """
+    weight_VH, bias_V = head.weight, head.bias
     chunk_tokens = tokens_at_once(chunk_tokens, len(weight_VH))
     trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (weight_VH, bias_V))
     results = []
@@ -102,7 +102,7 @@ def head_logprobs(
             arguments = (hidden, weight_VH, bias_V, targets, temperature)
             results.append(checkpoint(_chunk, *arguments, use_reentrant=False))
         else:
-            results.append(_FrozenHead.apply(hidden, weight_VH, bias_V, targets, temperature))  # type: ignore[no-untyped-call]
+            results.append(_FrozenHead.apply(hidden, head, targets, temperature))  # type: ignore[no-untyped-call]
     return torch.cat([logps for logps, _ in results]), torch.cat([entropy for _, entropy in results])
 
 
@@ -130,9 +130,10 @@ class _FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float
+        ctx: Any, hidden: Tensor, head: nn.Linear, targets: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
-        all_logps = torch.nn.functional.linear(hidden, weight, bias).float().div_(temperature).log_softmax(-1)
+        weight = head.weight
+        all_logps = head(hidden).float().div_(temperature).log_softmax(-1)
         logps = all_logps.gather(-1, targets[:, None])[:, 0]
         probabilities = all_logps.exp()
         entropy = -(all_logps.mul_(probabilities)).sum(-1)
@@ -145,4 +146,4 @@ class _FrozenHead(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (slope_NH,) = ctx.saved_tensors
-        return gradients[0][:, None].to(slope_NH.dtype) * slope_NH, None, None, None, None
+        return gradients[0][:, None].to(slope_NH.dtype) * slope_NH, None, None, None

@@ -11,6 +11,7 @@ from typing import Any
 from onelayer.config import TrainConfig
 from onelayer.logprobs import tokens_at_once
 from onelayer.model import BaseModel
+from onelayer.prepacked import prepackable
 from onelayer.sample import PICKED_ROWS
 from onelayer.specs import ArmSpec
 from onelayer.trunk import kept_layer, lowest_layer
@@ -24,6 +25,7 @@ class Memory:
     """Bytes at the fullest moment of a run, by what they are for."""
 
     weights: int
+    """Of the base; on a CPU the large ones twice (``prepacked.py``)."""
     arms: int
     """Masters, forward copies and optimizer moments of all arms that train side by side."""
     trunks: int
@@ -53,8 +55,10 @@ def memory_of(base: BaseModel, specs: Sequence[ArmSpec], config: TrainConfig) ->
     kept = [kept_layer(base, lowest_layer(base, spec.rates), drawn, tokens, config.trunk_bytes) for spec in specs]
     trained = [spec.trained_parameters(base, spec.rates) for spec in specs]
     vocabulary = base.head.out_features
+    on_cpu = "cpu" in (config.device, base.device.type)
+    second = sum(linear.weight.nbytes for linear in prepackable(base.module)) if on_cpu else 0
     return Memory(
-        weights=size * base.num_parameters,
+        weights=size * base.num_parameters + second,
         arms=sum(trained) * (4 + 8 + (0 if size == 4 else size)),
         trunks=sum(drawn * tokens * shape.hidden_size * size for layer in kept if layer is not None),
         sampling=config.max_rows * tokens * base.num_layers * 2 * values * size

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from onelayer.errors import UserError
 from onelayer.plan import Part
+from onelayer.prepacked import prepack
 
 BUNDLED_PREFIX = "bundled:"
 
@@ -138,7 +139,9 @@ def load_base(
         raise UserError(
             f"model '{name}' is incomplete: {len(lost)} tensors are missing or of another shape, the first is {lost[0]}"
         )
-    return wrap_model(module.to(device), tokenizer, name=name, revision=revision)
+    base = wrap_model(module.to(device), tokenizer, name=name, revision=revision)
+    prepack(base.module)
+    return base
 
 
 def checkpoint_dtype(name: str, revision: str | None, trust_remote_code: bool) -> torch.dtype:

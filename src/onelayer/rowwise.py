@@ -2,11 +2,12 @@
 
 Arms share batches, and finished rows leave them, so the number of rows changes all the time. On a CPU three kinds of
 operations would show it (measured with torch 2.13, MKL, AVX-512; everything else, attention, norms, softmax and sums of a
-row among it, gives a row the same bits in any company):
+row among it, gives a row the same bits in any company, where MKL is told to: `onelayer/__init__.py`):
 
 - Products of few rows use other kernels: `MIN_ROWS` is the least number.
 - Products with large weights are summed in another order from some number of rows on, when several threads share them or
   when the weights are stored input first (GPT-2's ``Conv1D``): they are cut into pieces of exactly `PIECE_ROWS` rows.
+  Those with the base's own prepacked weights (``prepacked.py``) do not show their rows.
 - Activations round the last few elements of what each thread gets in another way than whole vectors: they see whole
   vectors only.
 """
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from onelayer.model import BaseModel
+from onelayer.prepacked import Prepacked
 
 MIN_ROWS = 16
 """Fewest rows of a matrix product. From here on fp32 products give each row the same bits whatever the number of rows;
@@ -59,7 +61,7 @@ def row_wise(base: BaseModel) -> Iterator[None]:
                 if is_activation(module):
                     stack.enter_context(replaced_forward(module, _on_whole_vectors(module.forward)))
                 elif shows_its_rows(module, torch.get_num_threads()):
-                    stack.enter_context(replaced_forward(module, _in_pieces(module.forward)))
+                    stack.enter_context(replaced_forward(module, _in_pieces(module)))
         yield
 
 
@@ -87,8 +89,12 @@ def filled(x: Tensor, rows: int) -> Tensor:
     return x if len(x) >= rows else torch.cat([x, x[-1:].expand(rows - len(x), *x.shape[1:])])
 
 
-def _in_pieces(forward: Forward) -> Forward:
+def _in_pieces(module: nn.Module) -> Forward:
+    forward: Forward = module.forward
+
     def pieces(x: Tensor) -> Tensor:
+        if isinstance(forward, Prepacked) and forward.applies:
+            return forward(x)
         rows = x.reshape(-1, x.shape[-1])
         results = [forward(filled(piece, PIECE_ROWS)) for piece in torch.split(rows, PIECE_ROWS)]
         return torch.cat(results)[: len(rows)].view(*x.shape[:-1], -1)

@@ -168,7 +168,7 @@ def hardware(base: BaseModel) -> str:
     """What decides on the last bits besides versions: the GPU, or the instructions that torch uses of the processor."""
     if base.device.type == "cuda":
         return torch.cuda.get_device_name(base.device)
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} MKL_CBWR={os.environ['MKL_CBWR']}"
 
 
 def _reward_hash(config: TrainConfig) -> str | None:
