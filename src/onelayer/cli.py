@@ -126,20 +126,18 @@ def merge(delta: str, output: str, delta_only: bool, config_file: str | None, pr
     from onelayer.arm import merge as merge_delta
     from onelayer.card import Origin, model_card
     from onelayer.deltas import copy_delta, delta_file
-    from onelayer.files import write_text
     from onelayer.setup import command_line, load_model
 
     path = delta_file(delta)
     header = read_delta_header(path)
     card = model_card(header, Origin.of(path), command=command_line() or "onelayer merge", merged=not delta_only)
     if delta_only:
-        copy_delta(path, Path(output))
+        copy_delta(path, Path(output), card)
     else:
         if flags["model"] is None:
             flags["model"], flags["revision"] = header["base_model"], flags["revision"] or header["revision"]
         base = load_model(build_config(ModelConfig, flags, config_file, preset))
-        merge_delta(load_delta(path, base), base, Path(output))
-    write_text(Path(output) / "README.md", card)
+        merge_delta(load_delta(path, base), base, Path(output), card)
     click.echo(f"{'delta' if delta_only else 'merged checkpoint'}: {output}")
 
 

@@ -224,7 +224,7 @@ def read_scan(folder: Path, categories: Mapping[str, str] | None = None) -> Meas
     others: list[str] = []
     seeds: dict[str, list[ArmScores]] = {}
     for path in sorted((folder / "arms").glob("*/arm.json")):
-        record = _read_arm_record(path)
+        record = read_arm_record(path)
         if record["kind"] in UNJUDGED:
             continue
         name = re.sub(r"-seed\d+$", "", path.parent.name)
@@ -261,8 +261,12 @@ def _failures(arms: Mapping[str, Sequence[ArmScores]]) -> tuple[str, ...]:
     return (f"On the test problems {sentence}. By arm: {shown}.",) if sentence else ()
 
 
-def _read_arm_record(path: Path) -> dict[str, Any]:
-    """Return ``arm.json`` with at least ``kind`` and, for a layer, ``layer``."""
+def read_arm_record(path: Path) -> dict[str, Any]:
+    """Return ``arm.json`` with at least ``kind`` and, for a layer, ``layer``.
+
+    Raises:
+        UserError: it is damaged.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
