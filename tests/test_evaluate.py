@@ -164,6 +164,7 @@ def test_a_delta_scores_like_its_merged_checkpoint_without_one_being_written(one
         "scores.parquet",
         "completions.jsonl",
         "results.json",
+        "results.copy.json",
     }
     assert (delta.reward == merged.reward).all()
     assert (delta.length == merged.length).all()
@@ -203,10 +204,10 @@ def test_a_killed_eval_goes_on_where_it_was(onelayer: Command, tmp_path: Path, m
     whole = written(tmp_path / "whole")
     write = results_module.write_sealed
 
-    def killed(path: Path, value: Any, before: Path) -> None:
+    def killed(path: Path, value: Any) -> None:
         if len(value["benchmarks"]) == 2:
             raise KeyboardInterrupt  # both files with rows are written, the one that counts is not
-        write(path, value, before)
+        write(path, value)
 
     monkeypatch.setattr(results_module, "write_sealed", killed)
     code, _, err = onelayer(f"eval --model m {BOTH} --output run")
@@ -234,12 +235,10 @@ def test_a_killed_eval_goes_on_where_it_was(onelayer: Command, tmp_path: Path, m
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """What a finished eval leaves, but for the copy in case the last file gets damaged."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "results.before.json"}
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_damaged_results_of_a_killed_eval(onelayer: Command, tmp_path: Path) -> None:
-    """A damaged record is replaced by the one before it: what that names is not scored again."""
+def test_a_damaged_record_of_an_eval_is_read_from_its_copy(onelayer: Command, tmp_path: Path) -> None:
     assert onelayer(f"eval --model m {BOTH} --output run")[0] == 0
     whole, record = written(tmp_path / "run"), tmp_path / "run/results.json"
     text = record.read_text()
@@ -248,9 +247,9 @@ def test_damaged_results_of_a_killed_eval(onelayer: Command, tmp_path: Path) -> 
     assert (code, err, "results.json is damaged (its checksum" in out) == (0, "", True)
     assert written(tmp_path / "run") == whole
     record.write_text(text[:40])
-    (tmp_path / "run/results.before.json").write_text(text[:80])
+    (tmp_path / "run/results.copy.json").write_text(text[:80])
     code, _, err = onelayer(f"eval --model m {BOTH} --output run --resume")
-    assert (code, "is damaged" in err, "there is none before it" in err, err.count("\n")) == (2, True, True, 1)
+    assert (code, "there is no whole 'results.copy.json'" in err, err.count("\n")) == (2, True, 1)
 
 
 def test_a_damaged_bit_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.scenarios import compared_bytes, outcome, torn
-from tests.faults.suite import Row, table
+from tests.faults.table import Row, table
 
 ROOT = Path(__file__).parents[1]
 

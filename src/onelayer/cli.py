@@ -21,6 +21,10 @@ from onelayer.lock import locked
 from onelayer.options import SETTINGS, build_config, config_options
 from onelayer.reproduction.command import reproduce
 
+GO_ON = "a run continues from its last state with --resume, on a machine with more of it"
+NO_ROOM = ("failed to map segment", "annot allocate memory")
+"""What the loader of libraries says where there is no memory for one."""
+
 
 @click.group(context_settings=SETTINGS, invoke_without_command=True)
 @click.version_option(__version__, prog_name="onelayer")
@@ -405,7 +409,12 @@ def main() -> None:
         # click raises its own exception from the one that says which signal it was.
         _fail(f"{str(error.__cause__ or error) or 'interrupted'}; a run continues from its last state with --resume", 1)
     except MemoryError:
-        _fail("out of memory; a run continues from its last state with --resume, on a machine with more of it", 1)
+        _fail(f"out of memory; {GO_ON}", 1)
+    except (ImportError, SystemError) as error:
+        # What C code makes of a lack of memory: a library that cannot be mapped, an error without a name.
+        if isinstance(error, ImportError) and not any(sign in str(error) for sign in NO_ROOM):
+            raise
+        _fail(f"Python itself failed ({error}), as it does when memory runs out; {GO_ON}", 1)
     except OSError as error:
         # What is read and written has its own sentences; here is what anything else of the system refused.
         where = f"'{error.filename}': " if error.filename else ""

@@ -278,9 +278,9 @@ def read_sealed_or_before(path: Path, before: Path) -> tuple[dict[str, Any], str
         raise UserError(f"'{path}' cannot be read: {why(error)}") from error
     except ValueError as error:
         try:
-            return read_sealed(before), f"{path.name} is damaged ({error}); the one before it is used"
+            return read_sealed(before), f"{path.name} is damaged ({error}); {before.name} is used"
         except (OSError, ValueError):
-            raise UserError(f"'{path}' is damaged ({error}), and there is none before it") from error
+            raise UserError(f"'{path}' is damaged ({error}), and there is no whole '{before.name}'") from error
 
 
 def _is_whole(path: Path) -> bool:

@@ -3,7 +3,8 @@
 ``results.json`` is written last and counts: it has a checksum of itself and names the benchmarks that are done, with a
 checksum of their rows in ``scores.parquet`` and ``completions.jsonl``. Rows of a benchmark that it does not name, or whose
 checksum differs, are those of a command that was killed, or of a damaged file, and are not used. What is used is written
-anew where the bytes are not those that it stands for: a damaged bit may change no row and still be in the file.
+anew where the bytes are not those that it stands for: a damaged bit may change no row and still be in the file. A copy,
+``results.copy.json``, is for the case that ``results.json`` itself gets damaged.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ from onelayer.scores import ArmScores, join_scores, read_scores, write_scores
 
 ALL_CATEGORIES = {"Math", "Code", "Reasoning", "Language"}
 SCORES, COMPLETIONS, RESULTS = "scores.parquet", "completions.jsonl", "results.json"
-RESULTS_BEFORE = "results.before.json"
+RESULTS_COPY = "results.copy.json"
 FOUND = ("sha256", "max_rows", "reasons", *BenchmarkEstimates.__dataclass_fields__)
 """Keys of a benchmark in ``results.json`` that say what came out; all others are settings."""
 
@@ -94,7 +95,8 @@ class Results:
             self._write_scores(temporary)
         with atomic_path(output / COMPLETIONS) as temporary:
             temporary.write_text(self._lines(), encoding="utf-8")
-        write_sealed(output / RESULTS, self._record(), before=output / RESULTS_BEFORE)
+        for name in (RESULTS, RESULTS_COPY):
+            write_sealed(output / name, self._record())
 
     def mend(self, output: Path) -> None:
         """Write the files anew whose bytes are not those that :meth:`write` would write, and note which.
@@ -108,9 +110,9 @@ class Results:
             right = Path(elsewhere)
             self._write_scores(right / SCORES)
             (right / COMPLETIONS).write_text(self._lines(), encoding="utf-8")
-            (right / RESULTS).write_text(sealed_text(self._record()), encoding="utf-8")
-            names = (SCORES, COMPLETIONS, RESULTS)
-            wrong = [name for name in names if not _same(output / name, right / name)]
+            for name in (RESULTS, RESULTS_COPY):
+                (right / name).write_text(sealed_text(self._record()), encoding="utf-8")
+            wrong = [path.name for path in sorted(right.iterdir()) if not _same(output / path.name, path)]
         if wrong:
             self.write(output)
             self.notes.append(f"{' and '.join(wrong)} did not hold exactly what was done, and is written anew")
@@ -133,10 +135,10 @@ class Results:
         """
         remove_leftovers(output)
         if not (output / RESULTS).exists():
-            if {path.name for path in output.iterdir()} <= {LOCK_FILE, SCORES, COMPLETIONS, RESULTS_BEFORE}:
+            if {path.name for path in output.iterdir()} <= {LOCK_FILE, SCORES, COMPLETIONS, RESULTS_COPY}:
                 return
             raise UserError(f"output '{output}' holds no results that could be continued: it has no {RESULTS}")
-        stored, damage = read_sealed_or_before(output / RESULTS, output / RESULTS_BEFORE)
+        stored, damage = read_sealed_or_before(output / RESULTS, output / RESULTS_COPY)
         self.notes += [damage] if damage else []
         entries = {str(entry["name"]): entry for entry in stored["benchmarks"]}
         if differing := [key for key, value in self.what.items() if stored.get(key) != value]:

@@ -2,6 +2,8 @@
 
 import atexit
 import contextlib
+import functools
+import gc
 import importlib
 import os
 import select
@@ -11,14 +13,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MARK = "ONELAYER_FAULT_TRIAL"
 """In the environment of a child and of every process that it starts."""
 
 
 MODULES = (
-    *("onelayer.cli", "onelayer.scanning", "onelayer.evaluation", "onelayer.judge", "onelayer.graders.grade_file"),
-    *("matplotlib.figure", "transformers.models.qwen3.modeling_qwen3", "scipy.stats", "pyarrow.parquet"),
+    *("onelayer.cli", "onelayer.scanning", "onelayer.evaluation", "onelayer.scan_evaluation", "onelayer.judge"),
+    *("onelayer.graders.grade_file", "onelayer.combine", "onelayer.elsewhere", "onelayer.card", "onelayer.deltas"),
+    *("onelayer.engines.verl_export", "onelayer.tasks.household", "onelayer.tables"),
+    *("transformers.models.qwen3.modeling_qwen3", "transformers.models.auto.tokenization_auto"),
+    *("transformers.models.encoder_decoder", "torch.profiler._cupti_monitor", "scipy.stats"),
+    *("pandas", "pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet", "pyarrow.pandas_compat", "pyarrow.acero"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
+    *("plotly.graph_objects", "plotly.io", "plotly.graph_objs._figure", "rich._emoji_codes"),
 )
 
 
@@ -27,6 +36,12 @@ def preload() -> None:
     for module in MODULES:
         importlib.import_module(module)
     importlib.import_module("transformers").utils.logging.disable_progress_bar()
+    # Every command compares the code with that of the run: a second each, of the same files.
+    source: Any = importlib.import_module("onelayer.source")
+    source.hash_of = functools.cache(source.hash_of)
+    source.source_digest("evaluation.py", "harness.py")
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)
