@@ -1,6 +1,5 @@
 """The model card of a merged checkpoint or of a delta: what it is, from what, how it was made, and what it scored."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ import numpy as np
 import yaml
 
 from onelayer import __version__
-from onelayer.errors import UserError
+from onelayer.config import read_yaml
 from onelayer.estimates import Estimate, mean_over_problems
+from onelayer.files import read_object
 from onelayer.model import BUNDLED_PREFIX
 from onelayer.profile import ArmProfile, Profile
 from onelayer.scores import ArmScores, read_scores
@@ -40,7 +40,7 @@ class Origin:
             UserError: files that are there and damaged.
         """
         arm = delta.parent
-        record = _json(arm / "arm.json") if (arm / "arm.json").is_file() else {}
+        record = read_object(arm / "arm.json") if (arm / "arm.json").is_file() else {}
         scores = read_scores(arm / "scores.parquet") if (arm / "scores.parquet").is_file() else None
         run = arm.parent.parent
         base = run / "arms/base/scores.parquet"
@@ -48,7 +48,7 @@ class Origin:
         base_scores = read_scores(base) if inside and base.is_file() else None
         profile = Profile.load(run) if inside and (run / "profile.json").is_file() else None
         config = run / "config.yaml"
-        options = yaml.safe_load(config.read_text(encoding="utf-8")) if inside and config.is_file() else {}
+        options = read_yaml(config) if inside and config.is_file() else {}
         found = _in_profile(profile, record) if profile else None
         return cls(record, scores, base_scores, found, options.get("task") or options.get("dataset"))
 
@@ -145,11 +145,3 @@ def _interval(estimate: Estimate, sign: str = "") -> str:
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    return record

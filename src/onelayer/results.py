@@ -115,7 +115,7 @@ class Results:
             wrong = [path.name for path in sorted(right.iterdir()) if not _same(output / path.name, path)]
         if wrong:
             self.write(output)
-            self.notes.append(f"{' and '.join(wrong)} did not hold exactly what was done, and is written anew")
+            self.notes.append(f"{' and '.join(wrong)} did not hold exactly what was done; written anew")
 
     def _write_scores(self, path: Path) -> None:
         write_scores(path, join_scores([each.scores for each in self.scored]))

@@ -4,7 +4,6 @@ A score belongs to a (benchmark, problem, sample). Samples are averaged per prob
 matched by (benchmark, problem), never by their order.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from onelayer.contrasts import BASE, AverageScores, PairedScores, benchmark_weights
 from onelayer.contribution import FULL
 from onelayer.errors import UserError
+from onelayer.files import read_record
 from onelayer.graders.grade import FAILURES, failure_sentence
 
 Key = tuple[str, int | str]
@@ -268,10 +268,10 @@ def read_arm_record(path: Path) -> dict[str, Any]:
         UserError: it is damaged.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        record = read_record(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
-    if not isinstance(record, dict) or "kind" not in record:
+    if "kind" not in record:
         raise UserError(f"{path} has no 'kind' (base, full, layer or strategy)")
     if record["kind"] == "layer" and not isinstance(record.get("layer"), int):
         raise UserError(f"{path} is of kind 'layer' but 'layer' is {record.get('layer')!r}, not a number")
