@@ -18,6 +18,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, help="kills at random moments, over all commands")
     parser.add_argument("--points", type=int, default=None, help="write points of each command; by default all")
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the trials")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep what is done there: stopped, the same command goes on with it"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument(
         "--only",
@@ -40,7 +43,8 @@ def main() -> int:
         print(f"[{suite.elapsed(began)}] {text}", flush=True)
 
     # Not a TemporaryDirectory: the trials end as processes do, and would remove it.
-    work = Path(tempfile.mkdtemp(prefix="onelayer-faults-"))
+    work = options.keep or Path(tempfile.mkdtemp(prefix="onelayer-faults-"))
+    work.mkdir(parents=True, exist_ok=True)
     try:
         if options.soak is not None:
             # In a child: this process runs scans itself.
@@ -55,7 +59,8 @@ def main() -> int:
         chosen = tasks.FEW if options.short else tasks.all_tasks(options.kills, options.points, only)
         rows = merged(tasks.run(chosen, work, options.seed, options.jobs, say))
     finally:
-        shutil.rmtree(work)
+        if options.keep is None:
+            shutil.rmtree(work)
     print(f"\n{table(rows)}\n\nin {suite.elapsed(began)}")
     return 1 if any(row.lost for row in rows) else 0
 

@@ -99,6 +99,25 @@ class Child:
                 return None
         return self._ended
 
+    def finish(self, seconds: float) -> Ended | None:
+        """The end of the child, or None when it still runs after ``seconds`` in which it was not kept waiting.
+
+        On a machine that is busy with other things a process may get no processor for minutes, which is no hanging.
+        """
+        began = time.monotonic()
+        while (ended := self.wait(1.0)) is None:
+            if time.monotonic() - began - self._kept_waiting() > seconds:
+                return None
+        return ended
+
+    def _kept_waiting(self) -> float:
+        """Seconds for which the child, or a process that it started, was ready to run and had no processor."""
+        waited = 0.0
+        for process in (self.process, *self.processes()):
+            with contextlib.suppress(OSError, IndexError):
+                waited += int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
+        return waited
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send the child alone a signal, not those that it started; nothing where it has ended."""
         if self._ended is None:

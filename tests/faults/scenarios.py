@@ -81,7 +81,7 @@ SCENARIOS = {
             "eval --model m3 --benchmarks digits.yaml,greedy.yaml,more.yaml "
             "--data-files digits=d.jsonl,greedy=d.jsonl,more=d.jsonl --max-rows 16",
         ),
-        Scenario("eval-scan", "eval --scan finished --benchmarks more.yaml --data-files more=d.jsonl --max-rows 64"),
+        Scenario("eval --scan", "eval --scan finished --benchmarks more.yaml --data-files more=d.jsonl --max-rows 64"),
         Scenario("grade", "grade answers.jsonl --grader math --output OUT/graded.jsonl", "empty"),
         Scenario("programs", "grade programs.jsonl --grader code --output OUT/graded.jsonl", "empty"),
         Scenario("merge", "merge finished/arms/layer-01 --output OUT"),

@@ -70,7 +70,7 @@ class Suite:
                     ended = child.wait(delay)
                     if ended is None:
                         child.kill()
-                        ended = child.wait(PATIENCE)
+                        ended = child.finish(PATIENCE)
                     assert ended is not None
                     row.tried += ended.killed
                     problems += [f"torn after a kill: {name}" for name in torn(output)]
@@ -90,11 +90,11 @@ class Suite:
                 ended = child.wait(self._rng.uniform(0.05, self.reference(scenario).seconds))
                 if ended is None:
                     child.kill(self._rng.choice([signal.SIGTERM, signal.SIGINT]))
-                    ended = child.wait(60)
+                    ended = child.finish(60)
                     if ended is None:
                         problems.append("still runs 60 s after the signal")
                         child.kill()
-                        child.wait(PATIENCE)
+                        child.finish(PATIENCE)
                     # A signal in the first moments meets a process that has not yet said what it does with it.
                     elif ended.code == 1:
                         row.tried += 1
@@ -135,7 +135,7 @@ class Suite:
                     pass
                 child.wait(self.reference(scenario).seconds * self._rng.uniform(0.0, 0.3))
                 child.kill()
-                child.wait(PATIENCE)
+                child.finish(PATIENCE)
                 if files := _damageable(output):
                     path = self._rng.choice(files)
                     content = bytearray(path.read_bytes())
@@ -176,7 +176,7 @@ class Suite:
                 ended = child.wait(self.reference(scenario).seconds * self._rng.uniform(0.3, 1.0))
                 if ended is None:
                     child.kill()
-                    child.wait(PATIENCE)
+                    child.finish(PATIENCE)
                 row.tried += 1
                 ended = self._run(scenario, output, injections.jumping_clock(seed + 10))
                 problems += [ended.problem] if ended.problem else []
@@ -192,7 +192,7 @@ class Suite:
             row.tried += 1
             if second.code != 2 or "is in use by process" not in second.output:
                 problems.append(f"the second process: {second.code} {second.output[-200:]}")
-            ended = first.wait(PATIENCE)
+            ended = first.finish(PATIENCE)
             problems += [] if ended and ended.code == 0 else ["the first process did not finish"]
 
     def stuck_workers(self, scenario: Scenario, number: int) -> None:
@@ -210,11 +210,11 @@ class Suite:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         self._rng.choice(workers).send_signal(signal.SIGSTOP if trial % 2 else signal.SIGKILL)
                         row.tried += 1
-                ended = child.wait(PATIENCE)
+                ended = child.finish(PATIENCE)
                 if ended is None:
                     problems.append("hangs")
                     child.kill()
-                    child.wait(PATIENCE)
+                    child.finish(PATIENCE)
                 elif ended.problem:
                     problems.append(ended.problem)
                 child.orphans(1.0)
@@ -228,13 +228,13 @@ class Suite:
             while not list(output.glob("state/*/step-*.json")):
                 child.wait(0.02)
             (self.work / "hang").touch()
-            ended = child.wait(60)
+            ended = child.finish(60)
             (self.work / "hang").unlink()
             row.tried += 1
             if ended is None or ended.code != 1 or "has not returned after 2 s" not in ended.output:
                 problems.append(f"no sentence about the reward: {ended}")
                 child.kill()
-                child.wait(PATIENCE)
+                child.finish(PATIENCE)
 
     # --- what they share
 
@@ -272,10 +272,10 @@ class Suite:
 
     def _run(self, scenario: Scenario, output: Path, fault: Callable[[], object] | None = None) -> Ended:
         child = Child(scenario.argv(output), self.work, fault)
-        ended = child.wait(PATIENCE)
+        ended = child.finish(PATIENCE)
         if ended is None:
             child.kill()
-            ended = child.wait(PATIENCE)
+            ended = child.finish(PATIENCE)
             assert ended is not None
             ended = Ended(-signal.SIGALRM, ended.output + "\nhangs", ended.seconds)
         return ended

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from onelayer.files import write_text
 from tests.faults.scenarios import SCENARIOS, prepare
 from tests.faults.suite import Suite
 from tests.faults.table import Row
@@ -15,7 +17,7 @@ SHARES = {
     "scan": 0.2,
     "train": 0.28,
     "eval": 0.18,
-    "eval-scan": 0.06,
+    "eval --scan": 0.06,
     "halving": 0.06,
     "household": 0.06,
     "lisa": 0.1,
@@ -54,8 +56,8 @@ def all_tasks(kills: int, points: int | None, only: Collection[str]) -> list[Tas
             each("kills", [name], min(AT_ONCE, number - done))
     each("kills", REPEATED, max(1, kills // 50))
     each("signals", ("scan", "train", "eval", "household"), max(1, kills // 25))
-    each("torn_states", ("scan", "train", "eval", "eval-scan"), max(1, kills // 25))
-    for name, parts in (("scan", 6), ("train", 4), ("eval", 2), ("eval-scan", 4), ("stitch", 2)):
+    each("torn_states", ("scan", "train", "eval", "eval --scan"), max(1, kills // 25))
+    for name, parts in (("scan", 6), ("train", 4), ("eval", 2), ("eval --scan", 4), ("stitch", 2)):
         for part in range(parts):
             each("write_points", [name], points, part, parts)
     each("write_points", [name for name in REPEATED if name != "stitch"], points)
@@ -78,11 +80,20 @@ FEW = (
 
 
 def run(tasks: Sequence[Task], work: Path, seed: int, jobs: int, say: Callable[[str], object]) -> list[Row]:
-    """Make all trials, in ``jobs`` processes, and return their rows in the order of the tasks.
+    """Make all trials that ``work`` has no rows of, in ``jobs`` processes, and return all rows in the order of the tasks.
 
     Raises:
-        RuntimeError: a process of the suite itself failed.
+        RuntimeError: a process of the suite itself failed, or ``work`` is of other tasks.
     """
+    plan = json.dumps([seed, [asdict(task) for task in tasks]])
+    if (work / "plan.json").exists() and (work / "plan.json").read_text() != plan:
+        raise RuntimeError(f"{work} is of a suite with other options")
+    (work / "plan.json").write_text(plan)
+    for left in (*work.glob("taken-*"), *work.glob("worker-*")):
+        if left.is_dir():
+            shutil.rmtree(left)
+        elif not (work / left.name.replace("taken", "rows")).exists():
+            left.unlink()
     workers = []
     for number in range(jobs):
         if (child := os.fork()) == 0:
@@ -113,7 +124,7 @@ def _work(tasks: Sequence[Task], work: Path, own: Path, seed: int, say: Callable
             suite.begin(f"{seed} {place}")
             task.run(suite)
             rows = list(suite.rows.values())
-            (work / f"rows-{place}").write_text(json.dumps([asdict(row) for row in rows]))
+            write_text(work / f"rows-{place}", json.dumps([asdict(row) for row in rows]))
             counts = f"{sum(row.tried for row in rows)} faults, {sum(row.survived for row in rows)} survived"
             say(f"{task.kind} of {task.command} {' '.join(map(str, task.arguments))}: {counts}")
         code = 0
