@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -254,3 +255,23 @@ def test_a_bfloat16_base_works_the_same_way(onelayer: Command, data: Path) -> No
 
     delta: dict[str, Any] = load_file(data / "run/arms/layer-01/delta.safetensors")
     assert all(tensor.dtype == torch.float32 for tensor in delta.values())
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory; a run continues"),
+        (ImportError("x.so: failed to map segment from shared object"), "Python itself failed (x.so: failed to map"),
+        (SystemError("error return without exception set"), "Python itself failed (error return without"),
+        (OSError(24, "Too many open files", "f"), "'f': Too many open files; raise the limit"),
+    ],
+)
+def test_a_lack_of_memory_or_handles_is_a_sentence(
+    onelayer: Command, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    monkeypatch.setattr("onelayer.scanning.train", Mock(side_effect=error))
+    code, _, err = onelayer("train --output run")
+    assert (code, err.count("\n"), err.startswith(f"error: {said}")) == (1, 1, True), err
+    monkeypatch.setattr("onelayer.scanning.train", Mock(side_effect=ImportError("No module named 'nothing'")))
+    with pytest.raises(ImportError):
+        onelayer("train --output run")

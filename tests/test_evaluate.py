@@ -7,7 +7,6 @@ from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,8 +15,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onelayer import evaluation as evaluate_module
-from onelayer import results as results_module
 from onelayer.arm import Arm, OptimizerSettings
 from onelayer.arm import merge as merge_delta
 from onelayer.cli import main
@@ -162,6 +159,7 @@ def test_a_delta_scores_like_its_merged_checkpoint_without_one_being_written(one
         "scores.parquet",
         "completions.jsonl",
         "results.json",
+        "results.copy.json",
     }
     assert (delta.reward == merged.reward).all()
     assert (delta.length == merged.length).all()
@@ -194,41 +192,6 @@ def test_a_benchmark_does_not_feel_the_others(onelayer: Command, tmp_path: Path)
     both, one = (read_scores(tmp_path / name / "scores.parquet") for name in ("both", "alone"))
     assert both.reward[:72].tolist() == one.reward.tolist()
     assert both.length[:72].tolist() == one.length.tolist()
-
-
-def test_a_killed_eval_goes_on_where_it_was(onelayer: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert onelayer(f"eval --model m {BOTH} --output whole")[0] == 0
-    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
-    write = results_module.write_json
-
-    def killed(path: Path, value: Any) -> None:
-        if len(value["benchmarks"]) == 2:
-            raise KeyboardInterrupt  # both files with rows are written, the one that counts is not
-        write(path, value)
-
-    monkeypatch.setattr(results_module, "write_json", killed)
-    code, _, err = onelayer(f"eval --model m {BOTH} --output run")
-    assert (code, err.lstrip()) == (1, "error: interrupted; a run continues from its last state with --resume\n")
-    monkeypatch.setattr(results_module, "write_json", write)
-    assert json.loads((tmp_path / "run/results.json").read_text())["benchmarks"][0]["name"] == "digits"
-    code, _, err = onelayer(f"eval --model m {BOTH} --output run")
-    assert (code, "add --resume" in err) == (2, True)
-    code, _, err = onelayer(f"eval --model m {BOTH} --output run --resume --eval-seed 1")
-    assert (code, "'digits' was scored with other settings: seed was 0, now 1" in err) == (2, True)
-    greedy = "--benchmarks greedy.yaml --data-files greedy=greedy.jsonl"
-    code, _, err = onelayer(f"eval --model m {greedy} --output run --resume")
-    assert (code, "'digits', which is not among the benchmarks" in err) == (2, True)
-
-    monkeypatch.setattr(evaluate_module, "answer", mocked := Mock(side_effect=evaluate_module.answer))
-    assert onelayer(f"eval --model m {BOTH} --output run --resume")[0] == 0
-    assert mocked.call_count == 1
-    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == whole
-
-    text = (tmp_path / "run/completions.jsonl").read_text()
-    (tmp_path / "run/completions.jsonl").write_text(text.replace('"completion": "', '"completion": " ', 1))
-    code, out, _ = onelayer(f"eval --model m {BOTH} --output run --resume")
-    assert (code, "scores of 'digits' are damaged; it is scored again" in out) == (0, True)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == whole
 
 
 def test_options_replace_what_the_benchmark_says(onelayer: Command, tmp_path: Path) -> None:

@@ -1,15 +1,18 @@
 """The short version of the fault suite (``python -m tests.faults`` is the full one), in a process of its own."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from tests.faults.scenarios import compared_bytes, outcome, torn
-from tests.faults.suite import Row, table
+from tests.faults.table import Row, merged, table
+from tests.faults.tasks import Task, run
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,3 +50,15 @@ def test_what_differs_is_seen(tmp_path: Path) -> None:
     (arm / ".x.1.tmp").touch()
     assert outcome(tmp_path) != before
     assert table([Row("f", "c", 2, 1, 10, ["x differs"])]).splitlines()[-1] == "| **all** | | 2 | 1 | 10 | 1 |"
+
+
+def test_a_stopped_suite_goes_on(tmp_path: Path) -> None:
+    tasks, row = [Task("kills", "train", (1,))], Row("f", "train", 1, 1, 10)
+    (tmp_path / "rows-0").write_text(json.dumps([asdict(row)]))
+    for number in (0, 1):
+        (tmp_path / f"taken-{number}").touch()
+    assert run(tasks, tmp_path, 0, 0, print) == [row]
+    assert (tmp_path / "taken-0").exists() and not (tmp_path / "taken-1").exists()
+    with pytest.raises(RuntimeError, match="other options"):
+        run(tasks, tmp_path, 1, 0, print)
+    assert merged([row, row]) == [Row("f", "train", 2, 2, 20)]

@@ -3,8 +3,10 @@
 ``FUZZ_EXAMPLES=5000 python -m pytest tests/test_fuzz.py`` tries more than the few of every run of the tests.
 """
 
+import base64
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from onelayer.files import read_sealed
 from onelayer.graders.code_tests import extract_code, parse_tests, same_output
 from onelayer.graders.grade_file import read_rows
 from onelayer.graders.math_text import RULES, compare_plainly, extract_answer, normalize, plain_number, reference_answer
+from onelayer.harness import parse_tasks
 from onelayer.judge import judge_scan
 from onelayer.plan import parse_plan
 from onelayer.profile import Profile
@@ -36,6 +39,7 @@ from onelayer.tasks.arithmetic import final_answer
 from onelayer.tasks.benchmarks import get_benchmark
 from onelayer.tasks.livecodebench import all_tests
 from onelayer.tasks.sources import read_file
+from onelayer.tasks.training import local_files
 from tests.test_report import invented, write_scan
 
 few = settings(
@@ -168,6 +172,32 @@ def test_categories(text: str) -> None:
     fine(lambda: parse_categories(text))
 
 
+@few
+@given(st.text(max_size=40) | mutated("own=a.jsonl,gsm8k:Math,ifeval"))
+def test_lists_of_names(text: str) -> None:
+    fine(lambda: parse_tasks(text))
+    fine(lambda: local_files(text, []))
+    fine(lambda: local_files(text, [get_benchmark("gsm8k")]))
+
+
+@few
+@given(
+    st.binary(max_size=60)
+    | mutated("use_vllm: true\nmax_tool_calling_iterations: 2\n").map(lambda s: s.encode(errors="replace"))
+    | st.dictionaries(st.sampled_from(["use_vllm", "vllm_mode", "beta", "deepspeed", "x"]), values, max_size=2).map(
+        lambda given: yaml.safe_dump(given).encode(errors="replace")
+    )
+)
+def test_engine_options(tmp_path: Path, content: bytes) -> None:
+    pytest.importorskip("trl", reason="the trl extra is not installed")
+    from onelayer.engines.trl_options import check_options
+
+    path = tmp_path / "engine.yaml"
+    path.write_bytes(content)
+    line = {"model": "m", "task": "arithmetic", "engine": "trl", "engine_options": str(path)}
+    fine(lambda: check_options(build(TrainConfig, [("line", line)]), 1))
+
+
 # --- files of scores and problems
 
 
@@ -216,13 +246,20 @@ def test_data_files(tmp_path: Path, suffix: str, content: bytes) -> None:
 @few
 @given(values, st.binary(max_size=40))
 def test_packed_tests(tests: Any, packed: bytes) -> None:
-    import base64
-    import zlib
-
     fine(lambda: parse_tests(tests))
     fine(lambda: parse_tests(json.dumps(tests)))
     for private in (packed.decode("latin-1"), base64.b64encode(zlib.compress(packed)).decode(), json.dumps(tests)):
         fine(lambda: all_tests({"public": json.dumps(tests), "private": private, "metadata": "{}"}, "row 1"))  # noqa: B023
+
+
+def test_what_was_found() -> None:
+    """Inputs that once ended in a traceback."""
+    for rate in (None, [], {}, True, "inf", "auto:nan,1e-5", "auto:1e-5,inf"):
+        line = {"model": "m", "task": "arithmetic", "learning_rate": rate}
+        assert not fine(lambda: build(ScanConfig, [("file", line)]))  # noqa: B023
+    assert not fine(lambda: local_files("rows.jsonl", []))
+    packed = base64.b64encode(zlib.compress(b"\x8d\0\0\0\0\0\0\0\x80")).decode()
+    assert not fine(lambda: all_tests({"public": "[]", "private": packed, "metadata": "{}"}, "row 1"))
 
 
 # --- what models write

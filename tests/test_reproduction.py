@@ -146,6 +146,8 @@ def test_a_study_runs_resumes_and_says_what_failed(tmp_path: Path) -> None:
 
     with pytest.raises(RunStopped, match="1 of 1 parts failed"):
         run_study(study, folder, 2, Console(quiet=True), resume=True)
+    with places.times.open("a") as times:
+        times.write('{"name": "good", "wa\n')  # what a killed process leaves
     after = read_costs(folder)
     assert {name for name in after if after[name] != before[name]} == {"wrong"}
 

@@ -127,7 +127,7 @@ def test_a_damaged_manifest_is_replaced_by_the_one_before(
     folder = tmp_path / "run"
     go(folder, base, stop_at=2)
     flip(folder / "manifest.json", 30)
-    assert "the one before it is used" in go(folder, base, resume=True)
+    assert "manifest.before.json is used" in " ".join(go(folder, base, resume=True).split())
     assert results(folder) == undisturbed
     (folder / "manifest.before.json").unlink()
     flip(folder / "manifest.json", 30)
@@ -401,7 +401,7 @@ def test_a_stale_lock_is_recognised(base: BaseModel, tmp_path: Path) -> None:
     assert (folder / ".lock").exists()
     printed = go(folder, base, stop_at=1)
     assert f"process {child} on" in printed
-    assert "ended without letting go of the folder; this run takes over" in printed
+    assert "ended without letting go of the folder; this run takes over" in " ".join(printed.split())
     assert not (folder / ".lock").exists()
 
 

@@ -10,8 +10,6 @@ under an Adam step at a learning rate of 5e-6, and C(k) would compare number for
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -24,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from onelayer.errors import GuardTripped, UserError
-from onelayer.files import atomic_path, flush, writing
+from onelayer.files import atomic_folder, atomic_path, empty_folder
 from onelayer.model import BaseModel, fingerprint
 
 
@@ -320,46 +318,28 @@ def as_weights(delta: Mapping[str, Tensor], base: BaseModel) -> dict[str, Tensor
     return {name: tensor.to(base.device, base.dtype) for name, tensor in delta.items()}
 
 
-def empty_folder(path: Path) -> None:
-    """Make a folder that is not there yet.
-
-    Raises:
-        UserError: it is there and not empty, or cannot be made.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"output '{path}' already exists and is not empty; give a new folder")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output '{path}' cannot be made: {error.strerror}") from error
-
-
-def merge(delta: Mapping[str, Tensor], base: BaseModel, output: Path) -> None:
+def merge(delta: Mapping[str, Tensor], base: BaseModel, output: Path, card: str | None = None) -> None:
     """Write a plain Hugging Face checkpoint of the base with the delta in place, in the base's type, with its tokenizer.
+
+    The folder is there whole or not at all, with ``card`` as its README.md.
 
     Raises:
         UserError: the output folder exists and is not empty.
         WriteFailed: the disk refused it.
     """
     empty_folder(output)
-    # In a folder of another name until it is whole: a killed command leaves no half of a checkpoint that looks like one.
-    unfinished = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     own = {name: base.tensor(name).detach().clone() for name in delta}
     weights = as_weights(delta, base)
     try:
         with torch.no_grad():
             for name, weight in weights.items():
                 base.tensor(name).copy_(weight)
-        with writing(output):
-            unfinished.mkdir(parents=True)
-            base.module.save_pretrained(unfinished)  # type: ignore[operator]
-            base.tokenizer.save_pretrained(unfinished)
-            for file in unfinished.iterdir():
-                flush(file)
-            unfinished.replace(output)
-            flush(output.parent)
+        with atomic_folder(output) as folder:
+            base.module.save_pretrained(folder)  # type: ignore[operator]
+            base.tokenizer.save_pretrained(folder)
+            if card is not None:
+                (folder / "README.md").write_text(card, encoding="utf-8")
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
         with torch.no_grad():
             for name, tensor in own.items():
                 base.tensor(name).copy_(tensor)

@@ -21,6 +21,10 @@ from onelayer.options import SETTINGS, build_config, config_options
 from onelayer.plan import SYNTAX
 from onelayer.reproduction.command import reproduce
 
+GO_ON = "a run continues from its last state with --resume, on a machine with more of it"
+NO_ROOM = ("failed to map segment", "annot allocate memory")
+"""What the loader of libraries says where there is no memory for one."""
+
 
 @click.group(context_settings=SETTINGS, invoke_without_command=True)
 @click.version_option(__version__, prog_name="onelayer")
@@ -133,20 +137,18 @@ def merge(delta: str, output: str, delta_only: bool, config_file: str | None, pr
     from onelayer.arm import merge as merge_delta
     from onelayer.card import Origin, model_card
     from onelayer.deltas import copy_delta, delta_file
-    from onelayer.files import write_text
     from onelayer.setup import command_line, load_model
 
     path = delta_file(delta)
     header = read_delta_header(path)
     card = model_card(header, Origin.of(path), command=command_line() or "onelayer merge", merged=not delta_only)
     if delta_only:
-        copy_delta(path, Path(output))
+        copy_delta(path, Path(output), card)
     else:
         if flags["model"] is None:
             flags["model"], flags["revision"] = header["base_model"], flags["revision"] or header["revision"]
         base = load_model(build_config(ModelConfig, flags, config_file, preset))
-        merge_delta(load_delta(path, base), base, Path(output))
-    write_text(Path(output) / "README.md", card)
+        merge_delta(load_delta(path, base), base, Path(output), card)
     click.echo(f"{'delta' if delta_only else 'merged checkpoint'}: {output}")
 
 
@@ -296,7 +298,12 @@ def main() -> None:
         # click raises its own exception from the one that says which signal it was.
         _fail(f"{str(error.__cause__ or error) or 'interrupted'}; a run continues from its last state with --resume", 1)
     except MemoryError:
-        _fail("out of memory; a run continues from its last state with --resume, on a machine with more of it", 1)
+        _fail(f"out of memory; {GO_ON}", 1)
+    except (ImportError, SystemError) as error:
+        # What C code makes of a lack of memory: a library that cannot be mapped, an error without a name.
+        if isinstance(error, ImportError) and not any(sign in str(error) for sign in NO_ROOM):
+            raise
+        _fail(f"Python itself failed ({error}), as it does when memory runs out; {GO_ON}", 1)
     except OSError as error:
         # What is read and written has its own sentences; here is what anything else of the system refused.
         where = f"'{error.filename}': " if error.filename else ""

@@ -6,6 +6,7 @@ prompts.
 """
 
 import difflib
+import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -272,11 +273,13 @@ class ScanConfig(TrainConfig):
     def _rate_or_rates(cls, value: object) -> object:
         if isinstance(value, str) and value.startswith(RATES):
             rates = [float(rate) for rate in value.removeprefix(RATES).split(",")]
-            if len(rates) < 2 or min(rates) <= 0 or len(set(rates)) < len(rates):
+            if len(rates) < 2 or not all(0 < rate < math.inf for rate in rates) or len(set(rates)) < len(rates):
                 raise ValueError("auto: takes two or more different positive rates, for example auto:1e-6,3e-6,1e-5")
             return value
-        rate = float(value)  # type: ignore[arg-type]
-        if not rate > 0:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError("a learning rate is a number, or auto: and several")
+        rate = float(value)
+        if not 0 < rate < math.inf:
             raise ValueError("a learning rate is above 0")
         return rate
 

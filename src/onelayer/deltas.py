@@ -14,8 +14,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from onelayer.arm import empty_folder, read_delta_header
+from onelayer.arm import read_delta_header
 from onelayer.errors import UserError
+from onelayer.files import atomic_folder, empty_folder
 from onelayer.model import tensors_hash
 
 M = TypeVar("M", bound=nn.Module)
@@ -80,16 +81,19 @@ def wearing(model: nn.Module, delta: Mapping[str, Tensor]) -> Iterator[None]:
         _put(model, own)
 
 
-def copy_delta(path: Path, output: Path) -> None:
-    """Copy a delta, and what says how it was made, to a folder of its own.
+def copy_delta(path: Path, output: Path, card: str) -> None:
+    """Copy a delta, and what says how it was made, to a folder of its own, with ``card`` as its README.md.
 
     Raises:
         UserError: the folder is there and not empty.
+        WriteFailed: the disk refused it; the folder is then empty.
     """
     empty_folder(output)
-    shutil.copyfile(path, output / "delta.safetensors")
-    if (path.parent / "arm.json").is_file():
-        shutil.copyfile(path.parent / "arm.json", output / "arm.json")
+    with atomic_folder(output) as folder:
+        shutil.copyfile(path, folder / "delta.safetensors")
+        if (path.parent / "arm.json").is_file():
+            shutil.copyfile(path.parent / "arm.json", folder / "arm.json")
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 @torch.no_grad()

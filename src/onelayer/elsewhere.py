@@ -11,6 +11,7 @@ from onelayer.files import make_folder
 from onelayer.profile import Profile, build_profile
 from onelayer.recommend import recommend
 from onelayer.report.html import ReportFiles, write_report
+from onelayer.report.pictures import PICTURES
 from onelayer.score_csv import read_csv
 from onelayer.scores import read_scan
 
@@ -41,7 +42,7 @@ def judge_csv(
     Raises:
         UserError: whatever is wrong with the file, or an output folder that is in use.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and not _begun(output):
         raise UserError(f"output '{output}' already exists and is not an empty folder; give another one")
     measured = read_csv(path, score_sd=score_sd, score_range=score_range, categories=categories)
     highest = max(measured.layers)
@@ -65,6 +66,14 @@ def judge_csv(
     make_folder(output)
     profile.save(output / "profile.json")
     return profile, write_report([output])
+
+
+def _begun(output: Path) -> bool:
+    """Whether a folder holds nothing, or only what is left of a judging that was killed before its last file."""
+    if not output.is_dir():
+        return False
+    found = {path.name for path in output.iterdir() if not path.name.endswith(".tmp")}
+    return found <= {"profile.json", "report.html", *PICTURES[:-1]}
 
 
 def parse_categories(text: str) -> dict[str, str]:

@@ -47,7 +47,7 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console, base
     """
     if config.resume and not output.is_dir():
         raise UserError(f"output '{output}' holds no results that could be continued: there is no such folder")
-    if output.exists() and not config.resume and not _free(output):
+    if output.exists() and not config.resume and not is_free(output):
         raise UserError(
             f"output '{output}' already exists and is not an empty folder; give another one, or add --resume"
         )
@@ -96,7 +96,7 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console, base
     return results
 
 
-def _free(output: Path) -> bool:
+def is_free(output: Path) -> bool:
     """Whether a folder holds nothing, or only the lock of a command that was killed."""
     return output.is_dir() and {path.name for path in output.iterdir()} <= {LOCK_FILE}
 

@@ -6,14 +6,19 @@ refuses becomes one sentence that names the file and the reason.
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
+import re
+import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from safetensors import SafetensorError
 
 from onelayer.errors import RunStopped, UserError
@@ -67,10 +72,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         WriteFailed: the disk refused it.
     """
-    # Named by the process: a report may be written while the scan that it is about writes its own.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with writing(path):
+            _remove_abandoned(path)
             yield temporary
             flush(temporary)
             temporary.replace(path)
@@ -78,6 +83,63 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` to fill, so that ``path`` is there whole or not at all.
+
+    When the block succeeds, all that it wrote is flushed to disk and the folder renamed to ``path``, which may be an
+    empty folder until then.
+
+    Raises:
+        WriteFailed: the disk refused it.
+    """
+    temporary = _temporary(path)
+    try:
+        with writing(path):
+            _remove_abandoned(path)
+            temporary.mkdir(parents=True)
+            yield temporary
+            for written in (*temporary.rglob("*"), temporary):
+                flush(written)
+            temporary.replace(path)
+            flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Named by the process: a report may be written while the scan that it is about writes its own."""
+    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.tmp")
+
+
+def _machine() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes of this machine that have ended left of writing ``path``."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_machine()}.*.tmp"):
+        number = left.name.split(".")[-2]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def empty_folder(path: Path) -> None:
+    """Make a folder that is not there yet.
+
+    Raises:
+        UserError: it is there and not empty, cannot be made, or is the one that the command is run in.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"output '{path}' already exists and is not empty; give a new folder")
+    if path.resolve() == Path.cwd():
+        raise UserError(f"output '{path}' is the folder that the command is run in; give a new folder")
+    make_folder(path)
 
 
 def flush(path: Path) -> None:
@@ -124,7 +186,12 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         WriteFailed: the disk refused it.
     """
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """What :func:`write_json` writes."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def checksum(path: Path, size: int | None = None) -> str:
@@ -139,13 +206,21 @@ SEAL = "checksum"
 """The key of a JSON file's own checksum."""
 
 
-def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object with a checksum of itself.
+def write_sealed(path: Path, value: Mapping[str, Any], before: Path | None = None) -> None:
+    """Write a JSON object with a checksum of itself; what was there, where that is whole, is kept as ``before``.
 
     Raises:
         WriteFailed: the disk refused it.
     """
-    write_json(path, {**value, SEAL: _seal(value)})
+    if before is not None and _is_whole(path):
+        with atomic_path(before) as temporary:
+            shutil.copyfile(path, temporary)
+    write_text(path, sealed_text(value))
+
+
+def sealed_text(value: Mapping[str, Any]) -> str:
+    """What :func:`write_sealed` writes."""
+    return json_text({**value, SEAL: _seal(value)})
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -161,6 +236,62 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: it cannot be read, or is none.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {why(error)}") from error
+    except ValueError as error:
+        raise UserError(f"'{path}' is damaged ({' '.join(str(error).split())}); restore it") from error
+    if not isinstance(value, dict):
+        raise UserError(f"'{path}' is damaged (it is no JSON object); restore it")
+    return value
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a JSON object that has a checksum of itself, or one without, as earlier versions wrote it.
+
+    Raises:
+        ValueError: the content is not what was written.
+        OSError: there is no such file, or it cannot be read.
+    """
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object")
+    return read_sealed(path) if SEAL in value else value
+
+
+def read_sealed_or_before(path: Path, before: Path) -> tuple[dict[str, Any], str | None]:
+    """Read ``path``, or where that is damaged ``before``, and a sentence about it.
+
+    Raises:
+        UserError: there is no file, it cannot be read, or both are damaged.
+    """
+    try:
+        return read_sealed(path), None
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {why(error)}") from error
+    except ValueError as error:
+        try:
+            return read_sealed(before), f"{path.name} is damaged ({error}); {before.name} is used"
+        except (OSError, ValueError):
+            raise UserError(f"'{path}' is damaged ({error}), and there is no whole '{before.name}'") from error
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_sealed(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def _seal(value: Mapping[str, Any]) -> str:
     own = {key: item for key, item in value.items() if key != SEAL}
-    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+    # As it is read again: numbers as keys become text, which has another order.
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(own)), sort_keys=True).encode()).hexdigest()

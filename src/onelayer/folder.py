@@ -21,10 +21,9 @@ from onelayer.files import (
     atomic_path,
     checksum,
     make_folder,
-    read_sealed,
+    read_record,
+    read_sealed_or_before,
     remove_leftovers,
-    why,
-    write_json,
     write_sealed,
     write_text,
     writing,
@@ -108,6 +107,7 @@ class RunFolder:
         if not (path / MANIFEST).exists() and cls._empty(path):
             return cls.create(path, manifest, config)
         found, notes = cls._read_manifest(path)
+        damaged = bool(notes)
         was, now = flat({key: found.get(key) for key in manifest}), flat(manifest)
         differing = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
         if refused := [key for key in differing if key not in ONLY_NOTED]:
@@ -120,6 +120,8 @@ class RunFolder:
             notes.append(f"{_difference(key, was, now)}: {what}")
         folder = cls(path, found, notes)
         remove_leftovers(path)
+        if damaged:
+            folder._write_manifest()
         for name in folder.manifest["arms"]:
             folder._check_arm(name)
         folder._check_arm("base")
@@ -132,25 +134,13 @@ class RunFolder:
     @classmethod
     def _read_manifest(cls, path: Path) -> tuple[dict[str, Any], list[str]]:
         """The manifest, or the one before it where it is damaged, and a sentence about that."""
-        try:
-            return read_sealed(path / MANIFEST), []
-        except FileNotFoundError as error:
-            raise UserError(f"output '{path}' holds no run that could be resumed: it has no {MANIFEST}") from error
-        except OSError as error:
-            raise UserError(f"'{path / MANIFEST}' cannot be read: {why(error)}") from error
-        except ValueError as error:
-            try:
-                before = read_sealed(path / MANIFEST_BEFORE)
-            except (OSError, ValueError):
-                raise UserError(f"'{path / MANIFEST}' is damaged ({error}), so the run cannot be resumed") from error
-            return before, [f"{MANIFEST} is damaged ({error}); the one before it is used"]
+        if not (path / MANIFEST).exists():
+            raise UserError(f"output '{path}' holds no run that could be resumed: it has no {MANIFEST}")
+        manifest, damage = read_sealed_or_before(path / MANIFEST, path / MANIFEST_BEFORE)
+        return manifest, [damage] if damage else []
 
     def _write_manifest(self) -> None:
-        path = self.path / MANIFEST
-        if path.exists():
-            with atomic_path(self.path / MANIFEST_BEFORE) as temporary:
-                shutil.copyfile(path, temporary)
-        write_sealed(path, self.manifest)
+        write_sealed(self.path / MANIFEST, self.manifest, before=self.path / MANIFEST_BEFORE)
 
     def add_sets(self, sets: Sequence[Sequence[str]], specs: Sequence[ArmSpec]) -> None:
         """Pin in the manifest which arms advance side by side, before their first step."""
@@ -198,10 +188,9 @@ class RunFolder:
         """
         path = self.arm(name) / "arm.json"
         try:
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return read_record(path)
         except (OSError, ValueError) as error:
             raise UserError(f"'{path}' is damaged ({error}); remove the folder to train its arm again") from error
-        return record
 
     def copy_arm(self, name: str, new_name: str) -> None:
         """Copy an arm's files under another name, all but the ``arm.json`` that would make it done."""
@@ -215,7 +204,7 @@ class RunFolder:
         identity = {"base_model": base.name, "revision": base.revision, "base_hash": base.hash}
         folder = self.arm(name)
         sums = {file: checksum(folder / file) for file in KEPT_BY_CHECKSUM if (folder / file).exists()}
-        write_json(folder / "arm.json", {**record, "name": name, **identity, "sha256": sums})
+        write_sealed(folder / "arm.json", {**record, "name": name, **identity, "sha256": sums})
 
     def _check_arm(self, name: str) -> None:
         """Compare the files of a finished arm with their checksums.

@@ -4,21 +4,25 @@ The output has the form of a scan's folder, so that whatever reads a scan reads 
 categories the score is the mean of category averages, and C(k) is the paper's C_all.
 """
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 
-from onelayer.config import BenchmarkConfig
+from onelayer.config import BenchmarkConfig, read_yaml
 from onelayer.errors import UserError
-from onelayer.evaluation import evaluate_model
-from onelayer.files import write_json, write_text
+from onelayer.evaluation import evaluate_model, is_free
+from onelayer.files import checksum, make_folder, remove_leftovers, write_json, write_sealed, write_text
 from onelayer.judge import judge_scan, read_manifest
+from onelayer.lock import locked
+from onelayer.model import BaseModel
 from onelayer.profile import Profile
 from onelayer.report import terminal
-from onelayer.scores import UNJUDGED
+from onelayer.results import SCORES
+from onelayer.scores import UNJUDGED, read_arm_record
 from onelayer.setup import load_model
 
 
@@ -32,30 +36,25 @@ def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Pr
     assert config.scan is not None
     scan = Path(config.scan)
     manifest = read_manifest(scan)
-    settings = yaml.safe_load((scan / "config.yaml").read_text(encoding="utf-8"))
+    settings = read_yaml(scan / "config.yaml")
     arms = _finished_arms(scan)
-    base = load_model(config.model_copy(update={"model": config.model or settings["model"]}))
-    if base.hash != manifest["base_hash"]:
+    base = load_model(config.model_copy(update={"model": config.model or settings.get("model")}))
+    if base.hash != manifest.get("base_hash"):
         raise UserError(f"the scan '{scan}' was made on another base than '{base.name}': their tensors differ")
-    if output.exists() and any(output.iterdir()) and not config.resume:
+    if output.exists() and not config.resume and not is_free(output):
         raise UserError(
             f"output '{output}' already exists and is not an empty folder; give another one, or add --resume"
         )
-    categories: dict[str, str] = {}
-    for name, record in arms.items():
-        folder = output / "arms" / name
-        console.print(f"[bold]{name}[/]")
-        of_arm = {"scan": None, "model": base.name, "resume": config.resume and folder.is_dir()}
-        of_arm["delta"] = None if name == "base" else str(scan / "arms" / name)
-        results = evaluate_model(config.model_copy(update=of_arm), folder, console, base)
-        categories |= {row.entry["name"]: row.entry["category"] for row in results.scored}
-        average = sum(row.entry["avg_at_k"]["value"] for row in results.scored) / len(results.scored)
-        write_json(folder / "arm.json", {**record, "score": average})
-    several = categories if len(set(categories.values())) > 1 else None
-    write_json(output / "manifest.json", {**manifest, "scan": str(scan), "categories": several})
-    task = ", ".join(categories)
-    write_text(output / "config.yaml", yaml.safe_dump({**settings, "task": task, "dataset": None}, sort_keys=False))
-    profile, files = judge_scan(output)
+    with locked(make_folder(output)) as left_behind:
+        remove_leftovers(output)
+        if left_behind:
+            console.print(f"[yellow]{escape(left_behind)}[/]", highlight=False)
+        categories = _score_arms(config, scan, arms, base, output, console)
+        several = categories if len(set(categories.values())) > 1 else None
+        write_json(output / "manifest.json", {**manifest, "scan": str(scan), "categories": several})
+        about = {**settings, "task": ", ".join(categories), "dataset": None}
+        write_text(output / "config.yaml", yaml.safe_dump(about, sort_keys=False))
+        profile, files = judge_scan(output)
     console.print(terminal.render(profile))
     if several:
         console.print(
@@ -65,13 +64,36 @@ def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Pr
     return profile
 
 
+def _score_arms(
+    config: BenchmarkConfig,
+    scan: Path,
+    arms: Mapping[str, Mapping[str, Any]],
+    base: BaseModel,
+    output: Path,
+    console: Console,
+) -> dict[str, str]:
+    """Score the base and every arm, each in a folder of its own, and return the benchmarks' categories."""
+    categories: dict[str, str] = {}
+    for name, record in arms.items():
+        folder = output / "arms" / name
+        console.print(f"[bold]{name}[/]")
+        of_arm = {"scan": None, "model": base.name, "resume": config.resume and folder.is_dir()}
+        of_arm["delta"] = None if name == "base" else str(scan / "arms" / name)
+        results = evaluate_model(config.model_copy(update=of_arm), folder, console, base)
+        categories |= {row.entry["name"]: row.entry["category"] for row in results.scored}
+        average = sum(row.entry["avg_at_k"]["value"] for row in results.scored) / len(results.scored)
+        own = {"score": average, "sha256": {SCORES: checksum(folder / SCORES)}}
+        write_sealed(folder / "arm.json", {**record, **own})
+    return categories
+
+
 def _finished_arms(scan: Path) -> dict[str, dict[str, Any]]:
     """The records of all arms that are results, the base first.
 
     Raises:
         UserError: there are none.
     """
-    records = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in scan.glob("arms/*/arm.json")}
+    records = {path.parent.name: read_arm_record(path) for path in scan.glob("arms/*/arm.json")}
     judged = {name: record for name, record in records.items() if record["kind"] not in UNJUDGED}
     if missing := [name for name in ("base", "full") if name not in judged]:
         raise UserError(f"{scan} has no finished arm '{missing[0]}' (arms/{missing[0]}/arm.json)")

@@ -4,7 +4,6 @@ A score belongs to a (benchmark, problem, sample). Samples are averaged per prob
 matched by (benchmark, problem), never by their order.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from onelayer.contrasts import BASE, AverageScores, PairedScores, benchmark_weights
 from onelayer.contribution import FULL
 from onelayer.errors import UserError
+from onelayer.files import read_record
 from onelayer.graders.grade import FAILURES, failure_sentence
 
 Key = tuple[str, int | str]
@@ -224,7 +224,7 @@ def read_scan(folder: Path, categories: Mapping[str, str] | None = None) -> Meas
     others: list[str] = []
     seeds: dict[str, list[ArmScores]] = {}
     for path in sorted((folder / "arms").glob("*/arm.json")):
-        record = _read_arm_record(path)
+        record = read_arm_record(path)
         if record["kind"] in UNJUDGED:
             continue
         name = re.sub(r"-seed\d+$", "", path.parent.name)
@@ -261,13 +261,17 @@ def _failures(arms: Mapping[str, Sequence[ArmScores]]) -> tuple[str, ...]:
     return (f"On the test problems {sentence}. By arm: {shown}.",) if sentence else ()
 
 
-def _read_arm_record(path: Path) -> dict[str, Any]:
-    """Return ``arm.json`` with at least ``kind`` and, for a layer, ``layer``."""
+def read_arm_record(path: Path) -> dict[str, Any]:
+    """Return ``arm.json`` with at least ``kind`` and, for a layer, ``layer``.
+
+    Raises:
+        UserError: it is damaged.
+    """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        record = read_record(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
-    if not isinstance(record, dict) or "kind" not in record:
+    if "kind" not in record:
         raise UserError(f"{path} has no 'kind' (base, full, layer or strategy)")
     if record["kind"] == "layer" and not isinstance(record.get("layer"), int):
         raise UserError(f"{path} is of kind 'layer' but 'layer' is {record.get('layer')!r}, not a number")

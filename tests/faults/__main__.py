@@ -17,6 +17,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="kills at random moments, over all commands")
     parser.add_argument("--points", type=int, default=None, help="write points of each command; by default all")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the trials")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep what is done there: stopped, the same command goes on with it"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument(
         "--only",
@@ -28,9 +32,10 @@ def main() -> int:
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="instead: scans in a loop, and what they hold")
     options = parser.parse_args()
 
-    from tests.faults import soak, suite
+    from tests.faults import soak, suite, tasks
     from tests.faults.child import preload
     from tests.faults.scenarios import prepare
+    from tests.faults.table import merged, table
 
     began = time.monotonic()
 
@@ -38,26 +43,25 @@ def main() -> int:
         print(f"[{suite.elapsed(began)}] {text}", flush=True)
 
     # Not a TemporaryDirectory: the trials end as processes do, and would remove it.
-    work = Path(tempfile.mkdtemp(prefix="onelayer-faults-"))
+    work = options.keep or Path(tempfile.mkdtemp(prefix="onelayer-faults-"))
+    work.mkdir(parents=True, exist_ok=True)
     try:
-        # In a child: the process that all trials are forked from runs no model.
-        if (child := os.fork()) == 0:
-            prepare(work)
-            os._exit(0)
-        os.waitpid(child, 0)
         if options.soak is not None:
+            # In a child: this process runs scans itself.
+            if (child := os.fork()) == 0:
+                prepare(work)
+                os._exit(0)
+            os.waitpid(child, 0)
             print(soak.verdict(soak.soak(work, options.soak, say)))
             return 0
         preload()
-        trials = suite.Suite(work, options.seed, say)
-        if options.short:
-            suite.short(trials)
-        else:
-            suite.full(trials, options.kills, options.points, options.only.split(",") if options.only else ())
+        only = options.only.split(",") if options.only else ()
+        chosen = tasks.FEW if options.short else tasks.all_tasks(options.kills, options.points, only)
+        rows = merged(tasks.run(chosen, work, options.seed, options.jobs, say))
     finally:
-        shutil.rmtree(work)
-    rows = list(trials.rows.values())
-    print(f"\n{suite.table(rows)}\n\nin {suite.elapsed(began)}")
+        if options.keep is None:
+            shutil.rmtree(work)
+    print(f"\n{table(rows)}\n\nin {suite.elapsed(began)}")
     return 1 if any(row.lost for row in rows) else 0
 
 

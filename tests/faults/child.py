@@ -2,6 +2,8 @@
 
 import atexit
 import contextlib
+import functools
+import gc
 import importlib
 import os
 import select
@@ -11,14 +13,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MARK = "ONELAYER_FAULT_TRIAL"
 """In the environment of a child and of every process that it starts."""
 
 
 MODULES = (
-    *("onelayer.cli", "onelayer.scanning", "onelayer.evaluation", "onelayer.judge", "onelayer.graders.grade_file"),
-    *("matplotlib.figure", "transformers.models.qwen3.modeling_qwen3", "scipy.stats", "pyarrow.parquet"),
+    *("onelayer.cli", "onelayer.scanning", "onelayer.evaluation", "onelayer.scan_evaluation", "onelayer.judge"),
+    *("onelayer.graders.grade_file", "onelayer.combine", "onelayer.elsewhere", "onelayer.card", "onelayer.deltas"),
+    *("onelayer.engines.verl_export", "onelayer.tasks.household", "onelayer.tables"),
+    *("transformers.models.qwen3.modeling_qwen3", "transformers.models.auto.tokenization_auto"),
+    *("transformers.models.encoder_decoder", "torch.profiler._cupti_monitor", "scipy.stats"),
+    *("pandas", "pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet", "pyarrow.pandas_compat", "pyarrow.acero"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
+    *("plotly.graph_objects", "plotly.io", "plotly.graph_objs._figure", "rich._emoji_codes"),
 )
 
 
@@ -27,6 +36,12 @@ def preload() -> None:
     for module in MODULES:
         importlib.import_module(module)
     importlib.import_module("transformers").utils.logging.disable_progress_bar()
+    # Every command compares the code with that of the run: a second each, of the same files.
+    source: Any = importlib.import_module("onelayer.source")
+    source.hash_of = functools.cache(source.hash_of)
+    source.source_digest("evaluation.py", "harness.py")
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,25 @@ class Child:
             elif time.monotonic() >= end:
                 return None
         return self._ended
+
+    def finish(self, seconds: float) -> Ended | None:
+        """The end of the child, or None when it still runs after ``seconds`` in which it was not kept waiting.
+
+        On a machine that is busy with other things a process may get no processor for minutes, which is no hanging.
+        """
+        began = time.monotonic()
+        while (ended := self.wait(1.0)) is None:
+            if time.monotonic() - began - self._kept_waiting() > seconds:
+                return None
+        return ended
+
+    def _kept_waiting(self) -> float:
+        """Seconds for which the child, or a process that it started, was ready to run and had no processor."""
+        waited = 0.0
+        for process in (self.process, *self.processes()):
+            with contextlib.suppress(OSError, IndexError):
+                waited += int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
+        return waited
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send the child alone a signal, not those that it started; nothing where it has ended."""

@@ -24,7 +24,8 @@ def watch_writes(output: Path, action: Action) -> None:
     Python reports what it opens, renames, makes and removes; what libraries write by themselves, and flushes, are
     wrapped.
     """
-    below = str(output)
+    # A folder that is there whole or not at all is filled under another name beside its own.
+    below = (str(output), str(output.with_name(f".{output.name}.")))
 
     def at(kind: str, path: object) -> None:
         if isinstance(path, (str, bytes, os.PathLike)):
@@ -48,6 +49,7 @@ def watch_writes(output: Path, action: Action) -> None:
 
 def _wrap_libraries(at: Callable[[str, object], None]) -> None:
     import pyarrow.parquet as pq
+    import transformers.modeling_utils as transformers
 
     from onelayer import arm, checkpoints
 
@@ -63,6 +65,7 @@ def _wrap_libraries(at: Callable[[str, object], None]) -> None:
 
     for module in (arm, checkpoints):
         module.save_file = torn_save(module.save_file)
+    transformers.safe_save_file = torn_save(transformers.safe_save_file)
     write_table = pq.write_table
 
     def torn_table(table: Any, path: Any, **named: Any) -> None:

@@ -11,24 +11,41 @@ from safetensors import safe_open
 
 from tests.conftest import save_model
 
-EXACT = {"delta.safetensors", "scores.parquet", "profile.json", "completions.jsonl", "results.json", "graded.jsonl"}
+EXACT = {
+    *("delta.safetensors", "scores.parquet", "profile.json", "completions.jsonl", "results.json", "graded.jsonl"),
+    *("results.copy.json", "vote.json", "model.safetensors", "job.yaml", "contribution.svg"),
+}
 """Files that are compared byte by byte."""
-TIMES = ("seconds", "reward_seconds", "reward_share", "guard/slow_reward", "sha256", "command")
+TIMES = ("seconds", "reward_seconds", "reward_share", "guard/slow_reward", "sha256", "checksum", "command")
+BEFORE = "manifest.before.json"
+"""The copy in case the file that counts gets damaged: how often that was written is not the same after a kill."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command: ``line`` without --output and --resume."""
+    """A command.
+
+    Args:
+        name: what the table calls it.
+        line: without --output and --resume, or with ``OUT`` for its folder where it has no --resume.
+        begins: what the folder holds before it: nothing, not even the folder; an empty one; or what another scenario
+            leaves.
+    """
 
     name: str
     line: str
-    resumes: bool = True
+    begins: str = "nothing"
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it goes on with --resume; another is repeated."""
+        return "OUT" not in self.line
 
     def argv(self, output: Path) -> list[str]:
         """The command for a folder: a new run, or one that continues what is there."""
-        target = output / "graded.jsonl" if not self.resumes else output
-        resume = ["--resume"] if self.resumes and output.exists() else []
-        return [*shlex.split(self.line), "--output", str(target), *resume]
+        if not self.resumes:
+            return shlex.split(self.line.replace("OUT", str(output)))
+        return [*shlex.split(self.line), "--output", str(output), *(["--resume"] if output.exists() else [])]
 
 
 SMALL = (
@@ -64,8 +81,21 @@ SCENARIOS = {
             "eval --model m3 --benchmarks digits.yaml,greedy.yaml,more.yaml "
             "--data-files digits=d.jsonl,greedy=d.jsonl,more=d.jsonl --max-rows 16",
         ),
-        Scenario("grade", "grade answers.jsonl --grader math", resumes=False),
-        Scenario("programs", "grade programs.jsonl --grader code", resumes=False),
+        Scenario("eval --scan", "eval --scan finished --benchmarks more.yaml --data-files more=d.jsonl --max-rows 64"),
+        Scenario("grade", "grade answers.jsonl --grader math --output OUT/graded.jsonl", "empty"),
+        Scenario("programs", "grade programs.jsonl --grader code --output OUT/graded.jsonl", "empty"),
+        Scenario("merge", "merge finished/arms/layer-01 --output OUT"),
+        Scenario("merge --delta-only", "merge finished/arms/layer-01 --delta-only --output OUT"),
+        Scenario("export verl", f"export verl --plan mid:1 --model m3 {SMALL} --steps 3 --output OUT"),
+        Scenario("contribution", "contribution scores.csv --output OUT"),
+        Scenario("stitch", "stitch OUT --layers 0,1", "finished"),
+        Scenario("vote", "vote OUT --k 2", "finished"),
+        Scenario("report", "report OUT", "finished"),
+        Scenario(
+            "finished",
+            "scan --model m3 --task arithmetic --layers 0,1 --steps 2 --train-batch-size 2 --num-generations 4 "
+            "--max-completion-length 6 --learning-rate 1e-2 --eval-steps 0",
+        ),
     )
 }
 
@@ -105,6 +135,7 @@ def prepare(work: Path) -> None:
         for i in range(24)
     ]
     programs.append({"completion": "while True:\n    pass", "tests": ["assert True"]})
+    (work / "scores.csv").write_text("setting,layer,gsm8k\nBase,,10\nFull,,30\nlayer,0,20\nlayer,1,15\n")
     (work / "programs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in programs))
     (work / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
 
@@ -124,7 +155,7 @@ def outcome(output: Path) -> dict[str, Any]:
             found[name] = [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
         else:
             found[name] = "there"
-    return {name: value for name, value in found.items() if not name.endswith("manifest.before.json")}
+    return {name: value for name, value in found.items() if not name.endswith(BEFORE)}
 
 
 def compared_bytes(found: dict[str, Any]) -> int:

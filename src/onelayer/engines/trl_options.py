@@ -52,7 +52,7 @@ def grpo_config(config: TrainConfig, spec: ArmSpec, base: BaseModel, task: Task,
     """TRL's configuration of an arm.
 
     Raises:
-        UserError: see `check_options`.
+        UserError: see `check_options`; also a value that TRL refuses.
     """
     from accelerate import PartialState
 
@@ -106,7 +106,12 @@ def grpo_config(config: TrainConfig, spec: ArmSpec, base: BaseModel, task: Task,
         "log_level": "error",
     }
     assert ours.keys() == OURS
-    return GRPOConfig(**ours, **{**defaults, **given})
+    try:
+        return GRPOConfig(**ours, **{**defaults, **given})
+    except (TypeError, ValueError) as error:
+        if not given:
+            raise
+        raise UserError(f"engine_options '{config.engine_options}': {' '.join(str(error).split())}") from error
 
 
 def check_options(config: TrainConfig, processes: int) -> dict[str, Any]:

@@ -11,10 +11,9 @@ from typing import Any
 
 import yaml
 
-from onelayer.arm import empty_folder
 from onelayer.config import TrainConfig
 from onelayer.errors import UserError
-from onelayer.files import write_text
+from onelayer.files import atomic_folder, empty_folder
 from onelayer.model import BaseModel, model_path
 from onelayer.specs import ArmSpec
 
@@ -33,22 +32,26 @@ def export(
 
     Raises:
         UserError: settings that verl does not have, or a folder that is not empty.
+        WriteFailed: the disk refused it; the folder is then empty.
     """
     settings = job(config, base, spec, gpus=gpus, train_files=train_files, val_files=val_files)
-    empty_folder(output)
-    write_text(output / "job.yaml", _header(config, spec) + yaml.safe_dump(settings, sort_keys=False))
     source = (resources.files("onelayer") / "engines" / "verl_hook.py").read_text(encoding="utf-8")
     empty = "RATES: dict[str, float] = {}"
     assert source.count(empty) == 1
     rates = json.dumps(spec.rates, indent=4)
-    write_text(output / f"{HOOK}.py", source.replace(empty, f"RATES: dict[str, float] = {rates}"))
-    write_text(
-        output / "run.sh",
-        "#!/bin/sh\n# The workers import the hook by name, so its folder has to be on their path on every machine.\n"
+    files = {
+        "job.yaml": _header(config, spec) + yaml.safe_dump(settings, sort_keys=False),
+        f"{HOOK}.py": source.replace(empty, f"RATES: dict[str, float] = {rates}"),
+        "run.sh": "#!/bin/sh\n"
+        "# The workers import the hook by name, so its folder has to be on their path on every machine.\n"
         'here=$(cd "$(dirname "$0")" && pwd)\n'
         'PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec python -m verl.trainer.main_ppo '
         '--config-path "$here" --config-name job "$@"\n',
-    )
+    }
+    empty_folder(output)
+    with atomic_folder(output) as folder:
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def job(

@@ -12,7 +12,6 @@ and distances between locations (which the domain of alfworld 0.4 does not use).
 import hashlib
 import json
 import random
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from onelayer.environments.alfworld_rooms import (
     problem,
 )
 from onelayer.errors import UserError
+from onelayer.files import atomic_folder, make_folder
 
 DRAWS_PER_GAME = 200
 """Rooms and goals tried for one game before giving up."""
@@ -78,6 +78,7 @@ def write_games(
     Raises:
         UserError: numbers out of range, a package is missing, games are already there, the folder cannot be written, or
             no room fits. Nothing is written then.
+        WriteFailed: the disk refused it; nothing is left then.
     """
     held_out = max(6, number // 8) if held_out is None else held_out
     if number < 1 or held_out < 0:
@@ -86,15 +87,9 @@ def write_games(
     if root.exists():
         raise UserError(f"alfworld-games: {root} exists already; choose an empty folder.")
     engine = import_engine()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        partial = tempfile.TemporaryDirectory(dir=output)
-    except OSError as error:
-        raise UserError(f"alfworld-games: {output} cannot be written ({error}); choose another folder.") from error
-    with partial:
-        report = _write(engine, Path(partial.name), number, output, seed, held_out, min_receptacles, progress)
-        Path(partial.name, DATA_FOLDER).rename(root)
-    return report
+    make_folder(output)
+    with atomic_folder(root) as partial:
+        return _write(engine, partial, number, output, seed, held_out, min_receptacles, progress)
 
 
 def _write(
@@ -136,7 +131,7 @@ def _write(
             sizes.append(len(scene.receptacles))
             lengths.append(len(commands))
             _save(
-                partial / DATA_FOLDER / split,
+                partial / split,
                 index,
                 game | {"solvable": True, "walkthrough": commands},
                 goal,

@@ -9,6 +9,8 @@ from onelayer.report.data import Entry, View
 from onelayer.report.quantity import Quantity
 from onelayer.report.verdicts import GREY, LOOKS
 
+PICTURES = ("contribution.png", "contribution.svg", "contribution.csv")
+"""What is written beside the page, in this order."""
 TEXT = "#59636f"
 COLUMNS = (
     "arm",
@@ -142,8 +144,8 @@ def draw(view: View, paths: Sequence[Path]) -> None:
 
 
 def write_pictures(view: View, folder: Path) -> tuple[Path, ...]:
-    """Write contribution.png, contribution.svg and contribution.csv to a folder and return their paths."""
-    paths = tuple(folder / f"contribution.{suffix}" for suffix in ("png", "svg", "csv"))
+    """Write the pictures of a scan to a folder and return their paths."""
+    paths = tuple(folder / name for name in PICTURES)
     draw(view, paths[:2])
     write_csv(view, paths[2])
     return paths

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onelayer.files import read_object
 from onelayer.profile import LayerProfile, Profile
 from onelayer.reproduction.running import Places
 from onelayer.reproduction.study import Scan, Study
+from onelayer.scores import read_arm_record
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,10 @@ def read_costs(folder: Path) -> dict[str, Cost]:
     costs: dict[str, Cost] = defaultdict(lambda: Cost(0.0, 0.0))
     path = Places(folder).times
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except ValueError:  # half a line: its process was killed, or the machine stopped
+            continue
         before = costs[row["name"]]
         costs[row["name"]] = Cost(before.wall + row["wall"], before.processor + row["processor"])
     return dict(costs)
@@ -69,9 +74,9 @@ def _read(scan: Scan, folder: Path) -> Result:
     by_seed: dict[int, dict[int, float]] = defaultdict(dict)
     for path in sorted(folder.glob("arms/layer-*/arm.json")):
         if match := re.fullmatch(r"layer-(\d+)(?:-seed(\d+))?", path.parent.name):
-            by_seed[int(match[2] or 0)][int(match[1])] = json.loads(path.read_text(encoding="utf-8"))["score"]
-    vote = json.loads((folder / "vote.json").read_text(encoding="utf-8")) if scan.voters else None
-    full = json.loads((folder / "arms" / "full" / "arm.json").read_text(encoding="utf-8"))
+            by_seed[int(match[2] or 0)][int(match[1])] = read_arm_record(path)["score"]
+    vote = read_object(folder / "vote.json") if scan.voters else None
+    full = read_arm_record(folder / "arms" / "full" / "arm.json")
     return Result(
         scan,
         Profile.load(folder),

@@ -15,13 +15,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from onelayer.errors import RunStopped, UserError
-from onelayer.files import write_json
+from onelayer.files import flush, make_folder, read_object, write_json, writing
+from onelayer.lock import LOCK_FILE, locked
 from onelayer.reproduction.study import Base, Scan, Study
 
 GRACE = 40.0
@@ -62,6 +64,10 @@ class Places:
         """Whether a scan is done, vote and all."""
         folder = self.scans / scan.name
         return (folder / "profile.json").is_file() and (not scan.voters or (folder / "vote.json").is_file())
+
+
+STUDY = "study.json"
+"""In the folder of a study: what it consists of."""
 
 
 class Failed(Exception):
@@ -137,10 +143,19 @@ def run_study(study: Study, folder: Path, workers: int, console: Console, *, res
         UserError: the folder holds something else, or another study.
         RunStopped: some of them failed; the others are done.
     """
-    _open(study, folder, resume)
+    _check(study, folder, resume)
+    with locked(make_folder(folder)) as left_behind:
+        if left_behind:
+            console.print(f"[yellow]{escape(left_behind)}[/]", highlight=False)
+        if not resume:
+            write_json(folder / STUDY, _record(study, folder))
+        _run(study, folder, workers, console)
+
+
+def _run(study: Study, folder: Path, workers: int, console: Console) -> None:
     places = Places(folder)
     for each in (places.bases, places.scans, places.logs):
-        each.mkdir(exist_ok=True)
+        make_folder(each)
     processes = _Processes(places)
     bases = [base for base in study.bases if not places.base_is_made(base)]
     scans = [scan for scan in study.scans if not places.is_scanned(scan)]
@@ -201,7 +216,11 @@ def run_study(study: Study, folder: Path, workers: int, console: Console, *, res
 def _make(base: Base, places: Places, processes: _Processes) -> None:
     partial = places.bases / f".{base.name}.partial"
     processes.run(base.name, ["onelayer.reproduction.pretraining", *base.arguments(partial)])
-    partial.rename(places.bases / base.name)
+    with writing(partial):
+        for written in (*partial.iterdir(), partial):
+            flush(written)
+        partial.rename(places.bases / base.name)
+        flush(places.bases)
 
 
 def _scan(scan: Scan, base: "Future[None] | None", places: Places, processes: _Processes) -> None:
@@ -215,28 +234,30 @@ def _scan(scan: Scan, base: "Future[None] | None", places: Places, processes: _P
         processes.run(f"{scan.name}-vote", ["onelayer", "vote", str(folder), "--k", str(scan.voters)])
 
 
-def _open(study: Study, folder: Path, resume: bool) -> None:
-    """Make the folder, or check that it holds this study.
-
-    Raises:
-        UserError: it does not.
-    """
+def _record(study: Study, folder: Path) -> dict[str, Any]:
+    """What ``study.json`` says."""
     places = Places(folder)
-    record = {
+    return {
         "scale": study.scale,
         "bases": {base.name: base.arguments(places.bases / base.name) for base in study.bases},
         "scans": {scan.name: scan.arguments(places.bases, places.scans) for scan in study.scans},
     }
-    path = folder / "study.json"
+
+
+def _check(study: Study, folder: Path, resume: bool) -> None:
+    """Check that the folder holds nothing, or this study.
+
+    Raises:
+        UserError: it does not.
+    """
+    path, record = folder / STUDY, _record(study, folder)
     if not resume:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or {entry.name for entry in folder.iterdir()} - {LOCK_FILE}):
             raise UserError(f"output '{folder}' is not an empty folder; name a new one, or go on there with --resume")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
         return
     if not path.is_file():
-        raise UserError(f"output '{folder}' holds no reproduction that could be resumed: it has no study.json")
-    before = json.loads(path.read_text(encoding="utf-8"))
+        raise UserError(f"output '{folder}' holds no reproduction that could be resumed: it has no {STUDY}")
+    before = read_object(path)
     if before != record:
         changed = [key for key in record if before.get(key) != record[key]]
         raise UserError(

@@ -250,6 +250,10 @@ def local_files(option: str | None, sets: Sequence[ProblemSet]) -> dict[str, str
     for item in option.split(",") if option else []:
         name, equals, file = (part.strip() for part in item.partition("="))
         known = [each.name for each in sets]
+        if not known:
+            raise UserError(
+                f"option data_files: '{item}' is not used here, where no benchmark or training set is named"
+            )
         if not (name and equals and file):
             raise UserError(f"option data_files: '{item}' is not NAME=FILE, for example {known[0]}=rows.jsonl")
         if name not in known:
