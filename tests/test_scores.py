@@ -143,7 +143,7 @@ def test_scan_folder_that_is_none(tmp_path):
     with pytest.raises(UserError, match="no finished arm 'full'"):
         read_scan(tmp_path)
     write(tmp_path / "arms" / "base" / "arm.json", "{")
-    with pytest.raises(UserError, match=r"arm\.json is damaged"):
+    with pytest.raises(UserError, match=r"arm\.json is not valid JSON"):
         read_scan(tmp_path)
 
 

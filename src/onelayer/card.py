@@ -11,7 +11,6 @@ import yaml
 from onelayer import __version__
 from onelayer.config import read_yaml
 from onelayer.estimates import Estimate, mean_over_problems
-from onelayer.files import read_object
 from onelayer.model import BUNDLED_PREFIX
 from onelayer.profile import ArmProfile, Profile
 from onelayer.records import read_record

@@ -261,9 +261,9 @@ def read_record(path: Path) -> dict[str, Any]:
         OSError: there is no such file, or it cannot be read.
     """
     value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise ValueError("it is no JSON object")
-    return read_sealed(path) if SEAL in value else value
+    if not isinstance(value, dict) or not seal_holds(value):
+        raise ValueError("its checksum does not fit its content")
+    return {key: item for key, item in value.items() if key != SEAL}
 
 
 def read_sealed_or_before(path: Path, before: Path) -> tuple[dict[str, Any], str | None]:
@@ -281,6 +281,11 @@ def read_sealed_or_before(path: Path, before: Path) -> tuple[dict[str, Any], str
             return read_sealed(before), f"{path.name} is damaged ({error}); {before.name} is used"
         except (OSError, ValueError):
             raise UserError(f"'{path}' is damaged ({error}), and there is no whole '{before.name}'") from error
+
+
+def seal_holds(value: Mapping[str, Any]) -> bool:
+    """Whether an object is what was written, as far as it has a checksum of itself."""
+    return SEAL not in value or value[SEAL] == _seal(value)
 
 
 def _is_whole(path: Path) -> bool:

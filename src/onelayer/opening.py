@@ -17,8 +17,8 @@ from onelayer.loop import Training
 from onelayer.model import BaseModel
 from onelayer.progress import RunProgress
 from onelayer.prompts import EncodedSplit
+from onelayer.records import read_kind
 from onelayer.run import Run
-from onelayer.scores import read_arm_record
 from onelayer.setup import build_manifest
 from onelayer.tasks.base import Split, Task
 from onelayer.tasks.training import BenchmarkTask
@@ -94,7 +94,7 @@ def _refuse_other_engines(output: Path, config: TrainConfig) -> None:
         UserError: an arm was trained by another engine, or arms were begun by one.
     """
     for path in sorted(output.glob("arms/*/arm.json")):
-        engine = read_arm_record(path).get("engine", config.engine)
+        engine = read_kind(path).get("engine", config.engine)
         if engine != config.engine:
             raise UserError(
                 f"arm {path.parent.name} of '{output}' was trained by engine {engine}, and this run's is {config.engine}, "

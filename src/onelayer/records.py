@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from onelayer.errors import UserError
+from onelayer.files import seal_holds
 
 TEXTS = ("arm", "name", "kind", "plan", "stopped", "engine", "command", "base_model", "revision", "base_hash")
 NUMBERS = ("score", "selection_score", "seconds", "trained_parameters", "layer", "seed", "learning_rate", "dropped_at")
@@ -20,12 +21,14 @@ NORMS = ("change_norms", "first_gradient_norms")
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The ``arm.json`` of an arm.
+    """The ``arm.json`` of an arm; those of the first versions have no checksum of themselves.
 
     Raises:
-        UserError: it cannot be read, or a value is none of its key.
+        UserError: it cannot be read, is not what was written, or a value is none of its key.
     """
     record = read_object(path)
+    if not seal_holds(record):
+        raise UserError(f"{path} is damaged: its content differs from its checksum; restore it")
     for key, value in record.items():
         text = key in TEXTS and not isinstance(value, str | None)
         number = key in NUMBERS and not (value is None or is_number(value))

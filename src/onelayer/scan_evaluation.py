@@ -20,9 +20,10 @@ from onelayer.judge import judge_scan, read_manifest
 from onelayer.lock import locked
 from onelayer.model import BaseModel
 from onelayer.profile import Profile
+from onelayer.records import read_kind
 from onelayer.report import terminal
 from onelayer.results import SCORES
-from onelayer.scores import UNJUDGED, read_arm_record
+from onelayer.scores import UNJUDGED
 from onelayer.setup import load_model
 
 
@@ -93,7 +94,7 @@ def _finished_arms(scan: Path) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: there are none.
     """
-    records = {path.parent.name: read_arm_record(path) for path in scan.glob("arms/*/arm.json")}
+    records = {path.parent.name: read_kind(path) for path in scan.glob("arms/*/arm.json")}
     judged = {name: record for name, record in records.items() if record["kind"] not in UNJUDGED}
     if missing := [name for name in ("base", "full") if name not in judged]:
         raise UserError(f"{scan} has no finished arm '{missing[0]}' (arms/{missing[0]}/arm.json)")

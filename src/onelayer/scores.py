@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +18,8 @@ from numpy.typing import NDArray
 from onelayer.contrasts import BASE, AverageScores, PairedScores, benchmark_weights
 from onelayer.contribution import FULL
 from onelayer.errors import UserError
-from onelayer.files import read_record
 from onelayer.graders.grade import FAILURES, failure_sentence
+from onelayer.records import read_kind
 
 Key = tuple[str, int | str]
 """A problem: its benchmark and its id there."""
@@ -224,7 +223,7 @@ def read_scan(folder: Path, categories: Mapping[str, str] | None = None) -> Meas
     others: list[str] = []
     seeds: dict[str, list[ArmScores]] = {}
     for path in sorted((folder / "arms").glob("*/arm.json")):
-        record = read_arm_record(path)
+        record = read_kind(path)
         if record["kind"] in UNJUDGED:
             continue
         name = re.sub(r"-seed\d+$", "", path.parent.name)
@@ -259,23 +258,6 @@ def _failures(arms: Mapping[str, Sequence[ArmScores]]) -> tuple[str, ...]:
     sentence = failure_sentence(counts, sum(len(scores.reward) for seeds in arms.values() for scores in seeds))
     shown = ", ".join(f"{name} {count}" for name, count in by_arm.most_common() if count)
     return (f"On the test problems {sentence}. By arm: {shown}.",) if sentence else ()
-
-
-def read_arm_record(path: Path) -> dict[str, Any]:
-    """Return ``arm.json`` with at least ``kind`` and, for a layer, ``layer``.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    try:
-        record = read_record(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    if "kind" not in record:
-        raise UserError(f"{path} has no 'kind' (base, full, layer or strategy)")
-    if record["kind"] == "layer" and not isinstance(record.get("layer"), int):
-        raise UserError(f"{path} is of kind 'layer' but 'layer' is {record.get('layer')!r}, not a number")
-    return record
 
 
 def _table(scores: ArmScores) -> pa.Table:

@@ -10,9 +10,9 @@ from typing import Any
 
 from onelayer.files import read_object
 from onelayer.profile import LayerProfile, Profile
+from onelayer.records import read_kind
 from onelayer.reproduction.running import Places
 from onelayer.reproduction.study import Scan, Study
-from onelayer.scores import read_arm_record
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def _read(scan: Scan, folder: Path) -> Result:
     by_seed: dict[int, dict[int, float]] = defaultdict(dict)
     for path in sorted(folder.glob("arms/layer-*/arm.json")):
         if match := re.fullmatch(r"layer-(\d+)(?:-seed(\d+))?", path.parent.name):
-            by_seed[int(match[2] or 0)][int(match[1])] = read_arm_record(path)["score"]
+            by_seed[int(match[2] or 0)][int(match[1])] = read_kind(path)["score"]
     vote = read_object(folder / "vote.json") if scan.voters else None
-    full = read_arm_record(folder / "arms" / "full" / "arm.json")
+    full = read_kind(folder / "arms" / "full" / "arm.json")
     return Result(
         scan,
         Profile.load(folder),
