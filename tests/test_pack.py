@@ -1,7 +1,6 @@
 """Packed policies get the bits they get alone; a row's bits depend on no other row."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +20,7 @@ from onelayer.rowwise import MIN_ROWS, PIECE_ROWS, replaced_forward, row_wise, s
 from onelayer.sample import Completions, Key, Row, Sampling, sample_policies, uniforms
 from onelayer.specs import create_arm, spec_of
 from onelayer.trunk import lowest_layer
+from tests.conftest import threads
 
 PLANS = [
     "all",
@@ -39,16 +39,6 @@ PLANS = [
 CONFIG = ScanConfig(model="x", task="arithmetic")
 LENGTH = 12
 Policy = Mapping[str, Tensor]
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @torch.no_grad()

@@ -1,8 +1,7 @@
 """Products with prepacked weights: the same numbers and gradients, and a row's bits that depend on no other row."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,18 +17,9 @@ from onelayer.model import BaseModel
 from onelayer.plan import parse_plan, resolve
 from onelayer.prepacked import MOST_BYTES, SMALLEST, Prepacked, prepack, prepackable
 from onelayer.sample import Key, Row, Sampling, sample_policies
+from tests.conftest import threads
 
 WIDTHS = [(512, 256), (1408, 512), (256, 1111)]
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def frozen(width_in: int, width_out: int, bias: bool = True) -> nn.Linear:
