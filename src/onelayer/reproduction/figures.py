@@ -54,6 +54,8 @@ def curves(results: Sequence[Result]) -> Any:
             axis.set_title(f"{domain} ({task}), {family}", fontsize=10)
             if cell:
                 axis.legend(fontsize=8, frameon=False)
+            else:
+                axis.text(0.5, 0.5, "no profile", transform=axis.transAxes, ha="center", va="center", color=GREY)
             if column == 0:
                 axis.set_ylabel("C(k)")
             if domain == list(TASKS)[-1]:

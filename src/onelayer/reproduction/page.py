@@ -18,7 +18,7 @@ SHOWN_BASES, SHOWN_SCANS = Path("DIR/bases"), Path("DIR/scans")
 CAPTIONS = {
     "curves": "C(k) with 95 % intervals; 1 is full training, 0 the base model.",
     "matrix": "Spearman's correlation of C(k) between scans, over their eight layers.",
-    "strategies": "The further arms of the two large scans, with 95 % intervals.",
+    "strategies": "The further arms of the large scan, with 95 % intervals.",
     "depth": "Other depths and other lengths of pretraining, one training seed each.",
 }
 
