@@ -102,8 +102,9 @@ def test_memory_by_hand() -> None:
     assert full.arms == 14 * 1_720_574_976  # master 4, copy 2, moments 8
     assert last.arms == 14 * 50_336_000
     assert full.trunks == last.trunks == 0  # 512 rows of 4,096 tokens are over any limit
-    # 64 rows of 4,096 tokens: keys and values of 8 heads of 128 in 28 layers, two bytes each; and 64 distributions.
-    drawn = 151936 * (4 * 64 + 25 * 64)
+    # 64 rows of 4,096 tokens: keys and values of 8 heads of 128 in 28 layers, two bytes each; 64 rows of logits, and three
+    # distributions in doubles of the 3 rows that 4 MiB hold.
+    drawn = 151936 * 4 * 64 + 3 * 2**22
     assert full.sampling == last.sampling == 64 * 4096 * 28 * 2 * 1024 * 2 + drawn
     # 28 trained layers against one, beside the same logits and what passes on the way down; gradients of 4 bytes.
     rows = min(config.micro_batch_size, config.micro_batch_tokens // 4096)

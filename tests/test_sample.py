@@ -57,6 +57,23 @@ def test_a_token_without_mass_is_never_drawn(seed: int, uniform: float) -> None:
     assert pick(logits, torch.tensor([1.0]), Sampling(1)).item() == 7  # whatever rounding does, the last with mass
 
 
+@given(st.integers(0, 10**6), st.floats(0.2, 3.0))
+def test_pick_counts_what_lies_below_the_draw(seed: int, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 4 * torch.randn(6, 50, generator=generator)
+    uniform = torch.rand(6, dtype=torch.float64, generator=generator)
+    mass = (logits.double() / temperature).softmax(-1)
+    naive = []
+    for row, number in zip(mass.tolist(), uniform.tolist(), strict=True):
+        sums = np.cumsum(row)
+        naive.append(sum(1 for below in sums if below <= number * sums[-1]))
+    assert pick(logits, uniform, Sampling(1, temperature)).tolist() == naive
+
+
+def test_a_policy_that_is_no_longer_finite_still_draws_a_token() -> None:
+    assert pick(torch.full((2, 9), torch.nan), torch.tensor([0.1, 1.0]), Sampling(1)).tolist() == [8, 8]
+
+
 def test_a_draw_depends_on_its_key_and_position_only() -> None:
     rows = rows_of(8)
     drawn = uniforms(KEY, rows, 5)

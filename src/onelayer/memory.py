@@ -12,7 +12,7 @@ from onelayer.config import TrainConfig
 from onelayer.logprobs import tokens_at_once
 from onelayer.model import BaseModel
 from onelayer.prepacked import prepackable
-from onelayer.sample import PICKED_ROWS
+from onelayer.sample import PICKED_BYTES
 from onelayer.specs import ArmSpec
 from onelayer.trunk import kept_layer, lowest_layer
 
@@ -62,8 +62,9 @@ def memory_of(base: BaseModel, specs: Sequence[ArmSpec], config: TrainConfig) ->
         arms=sum(trained) * (4 + 8 + (0 if size == 4 else size)),
         trunks=sum(drawn * tokens * shape.hidden_size * size for layer in kept if layer is not None),
         sampling=config.max_rows * tokens * base.num_layers * 2 * values * size
-        # Logits in fp32; of some rows also their mass, its sum, and the comparison with the draw.
-        + vocabulary * (4 * config.max_rows + (3 * 8 + 1) * min(PICKED_ROWS, config.max_rows)),
+        # Logits in fp32; of some rows also in doubles, their mass, and its sum.
+        + vocabulary * 4 * config.max_rows
+        + 3 * min(max(PICKED_BYTES, 8 * vocabulary), 8 * vocabulary * config.max_rows),
         update=max(
             4 * count + _update(base, spec, config, heads, values) for count, spec in zip(trained, specs, strict=True)
         ),

@@ -26,8 +26,8 @@ from onelayer.trunk import Recorder, Trunk, recording
 
 COMPACT = 7 / 8
 """Finished rows leave the batch when no more than this share of it is needed: leaving copies all keys and values."""
-PICKED_ROWS = 256
-"""Rows whose next tokens are drawn together; with a vocabulary of 152K their distributions take 0.3 GB each."""
+PICKED_BYTES = 2**22
+"""Most bytes of one distribution of the rows whose next tokens are drawn together, so that it stays in the cache."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,10 @@ def pick(logits_NV: Tensor, uniform_N: Tensor, sampling: Sampling) -> Tensor:
     """
     if sampling.temperature == 0:
         return logits_NV.argmax(-1)
-    mass = (logits_NV.double() / sampling.temperature).softmax(-1)
+    scaled = logits_NV.double()
+    if sampling.temperature != 1:
+        scaled = scaled / sampling.temperature
+    mass = scaled.softmax(-1)
     if sampling.top_k > 0 or sampling.top_p < 1:
         ordered, ids = torch.sort(mass, dim=-1, descending=True, stable=True)
         if sampling.top_k > 0:
@@ -113,9 +116,10 @@ def pick(logits_NV: Tensor, uniform_N: Tensor, sampling: Sampling) -> Tensor:
         mass = torch.zeros_like(mass).scatter_(-1, ids, ordered)
     cumulative = mass.cumsum(-1)
     target = uniform_N.double()[:, None] * cumulative[:, -1:]
-    chosen = (cumulative <= target).sum(-1)
-    last = mass.shape[-1] - 1 - (mass > 0).flip(-1).long().argmax(-1)
-    return torch.minimum(chosen, last)
+    chosen = torch.searchsorted(cumulative, target, right=True)
+    # Where rounding lifts the target to the whole sum, the last token that has mass is meant; without a sum, the last.
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous()).clamp(max=mass.shape[-1] - 1)
+    return torch.minimum(chosen, last)[:, 0]
 
 
 def left_pad(prompts: Sequence[Sequence[int]], width: int) -> tuple[Tensor, Tensor]:
@@ -235,9 +239,10 @@ def generate(
 def _chosen(base: BaseModel, hidden: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     """The next token of each row, (rows,) on the model's device; few rows have their logits in doubles at one time."""
     logits = base.head(hidden).float().to(uniform.device)
+    at_once = max(1, PICKED_BYTES // (8 * logits.shape[-1]))
     picked = [
         pick(part, numbers, sampling)
-        for part, numbers in zip(torch.split(logits, PICKED_ROWS), torch.split(uniform, PICKED_ROWS), strict=True)
+        for part, numbers in zip(torch.split(logits, at_once), torch.split(uniform, at_once), strict=True)
     ]
     return torch.cat(picked).to(base.device)
 
