@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from onelayer.errors import UserError
 from onelayer.plan import Part
 from onelayer.prepacked import prepack
+from onelayer.tokenizer import load_tokenizer
 
 BUNDLED_PREFIX = "bundled:"
 
@@ -119,7 +120,7 @@ def load_base(
     Raises:
         UserError: the model is not there, is damaged, or is of a kind that cannot be profiled layer by layer.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -133,7 +134,7 @@ def load_base(
         module, info = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True, **source
         )
-        tokenizer = AutoTokenizer.from_pretrained(path, **source)
+        tokenizer = load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code)
     if info["missing_keys"] or info["mismatched_keys"]:
         lost = sorted([*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
         raise UserError(

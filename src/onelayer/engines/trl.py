@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import create_model_from_path
 
@@ -30,6 +30,7 @@ from onelayer.errors import RunStopped, UserError
 from onelayer.files import write_json
 from onelayer.model import BaseModel, wrap_model
 from onelayer.specs import ArmSpec, spec_of
+from onelayer.tokenizer import load_tokenizer
 from onelayer.tracking import append_records, numbers
 
 ENGINE = "trl"
@@ -369,7 +370,7 @@ def _as_base(model: "str | PreTrainedModel | BaseModel", args: GRPOConfig, token
             options.setdefault("trust_remote_code", args.trust_remote_code)
             options["device_map"] = None
             model = create_model_from_path(model, **options)
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(
+        tokenizer = tokenizer or load_tokenizer(
             name, revision=revision, padding_side="left", trust_remote_code=args.trust_remote_code
         )
         model = wrap_model(model, tokenizer, name=name, revision=revision)
