@@ -39,6 +39,7 @@ def run(settings: dict[str, Any]) -> tuple[float, float]:
     from onelayer.loop import Training, train_step
     from onelayer.memory import memory_of
     from onelayer.model import wrap_model
+    from onelayer.prepacked import prepack
     from onelayer.prompts import EncodedSplit
     from onelayer.rollout import evaluate
     from onelayer.specs import create_arm, spec_of
@@ -71,6 +72,7 @@ def run(settings: dict[str, Any]) -> tuple[float, float]:
     )
     length = settings.get("length", 64)
     base = replace(wrap_model(AutoModelForCausalLM.from_config(config), NoTokenizer(), name="x"), stop_token_ids=(-1,))
+    prepack(base.module)  # as loading a model does
     options = TrainConfig(
         model="x",
         task="arithmetic",

@@ -10,8 +10,8 @@ from onelayer.model import BaseModel
 
 GROWTH = 1.5
 """A full buffer grows by this factor: each token is copied twice on average, whatever the length."""
-HEADROOM = 32
-"""Tokens of room at first."""
+HEADROOM = 128
+"""Tokens of room at first. On a CPU untouched room takes no memory, and copying to a larger buffer does."""
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # untyped in transformers

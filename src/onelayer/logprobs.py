@@ -109,7 +109,9 @@ def head_logprobs(
 def _chunk(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    logits = torch.nn.functional.linear(hidden, weight, bias).float() / temperature
+    logits = torch.nn.functional.linear(hidden, weight, bias).float()
+    if temperature != 1:
+        logits = logits / temperature
     all_logps = logits.log_softmax(-1)
     with torch.no_grad():
         entropy = -(all_logps.exp() * all_logps).sum(-1)
@@ -133,7 +135,10 @@ class _FrozenHead(torch.autograd.Function):
         ctx: Any, hidden: Tensor, head: nn.Linear, targets: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
         weight = head.weight
-        all_logps = head(hidden).float().div_(temperature).log_softmax(-1)
+        logits = head(hidden).float()
+        if temperature != 1:
+            logits.div_(temperature)
+        all_logps = logits.log_softmax(-1)
         logps = all_logps.gather(-1, targets[:, None])[:, 0]
         probabilities = all_logps.exp()
         entropy = -(all_logps.mul_(probabilities)).sum(-1)
