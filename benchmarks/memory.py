@@ -96,7 +96,7 @@ def run(settings: dict[str, Any]) -> tuple[float, float]:
     training = Training(base, Task(), data, data, options, (0,))
     for step in range(2):
         train_step(training, arms, step)
-    evaluate(base, Task(), data, [arm.weights for arm in arms], options)
+    evaluate(base, Task(), data, [{}, *(arm.weights for arm in arms)], options)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e6, predicted / 1e6
 
 

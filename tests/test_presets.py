@@ -13,9 +13,11 @@ from onelayer.cli import main
 from onelayer.config import ModelConfig, ScanConfig, TrainConfig, build, read_yaml
 from onelayer.cost import GPUS, Gpu, hours_of
 from onelayer.memory import memory_of
+from onelayer.model import wrap_model
+from onelayer.reproduction.pretraining import Shape, make_model
 from onelayer.specs import spec_of
 from onelayer.tasks.benchmarks import get_training_set
-from tests.conftest import save_model
+from tests.conftest import character_tokenizer, save_model
 from tests.test_benchmarks import ROWS, write_rows
 
 FOLDER = Path(str(resources.files("onelayer") / "presets"))
@@ -192,3 +194,19 @@ def test_the_whole_path_of_a_preset_on_a_small_model(
     assert len(records) == 2
     assert ("kl" in records[0]) == (preset(name).beta > 0)
     assert any(record["frac_reward_zero_std"] < 1 and record["grad_norm"] > 0 for record in records)
+
+
+def test_memory_counts_the_prepacked_weights_where_they_are_used() -> None:
+    network = make_model("qwen3", character_tokenizer(), Shape(layers=2, width=512))
+    base = wrap_model(network, character_tokenizer(), name="wide")
+    config = TrainConfig(model="wide", task="arithmetic", device="cpu", beta=0.0)
+    full, one, divergence = (
+        memory_of(base, [spec_of(base, plan, 0)], config.model_copy(update={"beta": beta}))
+        for plan, beta in (("all", 0.0), ("1", 0.0), ("all", 0.1))
+    )
+    # Queries, keys, values and output, and three of the gated product; the head is small.
+    second = 4 * 2 * (2 * 512 * 512 + 2 * 512 * 256 + 3 * 512 * 1536)
+    assert full.weights == 4 * base.num_parameters
+    assert one.weights == divergence.weights == full.weights + second
+    # Without them in training they are made when the base is scored.
+    assert full.sampling == one.sampling + second

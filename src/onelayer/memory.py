@@ -57,14 +57,17 @@ def memory_of(base: BaseModel, specs: Sequence[ArmSpec], config: TrainConfig) ->
     vocabulary = base.head.out_features
     on_cpu = "cpu" in (config.device, base.device.type)
     second = sum(linear.weight.nbytes for linear in prepackable(base.module)) if on_cpu else 0
+    # Arms that wear all tensors of their own leave the base's unused until the base itself is scored.
+    in_training = config.beta > 0 or any(len(spec.rates) < len(base.parts) for spec in specs)
     return Memory(
-        weights=size * base.num_parameters + second,
+        weights=size * base.num_parameters + (second if in_training else 0),
         arms=sum(trained) * (4 + 8 + (0 if size == 4 else size)),
         trunks=sum(drawn * tokens * shape.hidden_size * size for layer in kept if layer is not None),
         sampling=config.max_rows * tokens * base.num_layers * 2 * values * size
         # Logits in fp32; of some rows also in doubles, their mass, and its sum.
         + vocabulary * 4 * config.max_rows
-        + 3 * min(max(PICKED_BYTES, 8 * vocabulary), 8 * vocabulary * config.max_rows),
+        + 3 * min(max(PICKED_BYTES, 8 * vocabulary), 8 * vocabulary * config.max_rows)
+        + (0 if in_training else second),
         update=max(
             4 * count + _update(base, spec, config, heads, values) for count, spec in zip(trained, specs, strict=True)
         ),
