@@ -25,7 +25,7 @@ class Entry:
     """One arm as tables and figures show it; None is "not known".
 
     Scores and differences to the base are in the task's own unit, ``length`` in completion tokens, ``truncation`` is a
-    share of completions, ``seconds`` is the wall-clock time of the training and ``memory`` its peak in bytes.
+    share of completions and ``seconds`` is the wall-clock time of the training.
     """
 
     name: str
@@ -43,7 +43,6 @@ class Entry:
     plan: str | None = None
     parameters: int | None = None
     seconds: float | None = None
-    memory: float | None = None
 
     @property
     def place(self) -> float:
@@ -69,7 +68,7 @@ class View:
         records = records or {}
 
         def cost(arm: str) -> dict[str, Any]:
-            keys = {"parameters": "trained_parameters", "seconds": "seconds", "memory": "peak_memory"}
+            keys = {"parameters": "trained_parameters", "seconds": "seconds"}
             return {name: records.get(arm, {}).get(key) for name, key in keys.items()}
 
         def measured(arm: ArmProfile) -> dict[str, Any]:
