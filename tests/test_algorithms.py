@@ -14,7 +14,8 @@ from torch import Tensor
 from onelayer.algorithms.grpo import clipped_loss, group_advantages, leave_one_out_advantages, token_weights
 from onelayer.algorithms.options import ALGORITHM_SETTINGS, GIGPO_DEFAULTS
 from onelayer.batch import advantages_of
-from onelayer.config import TrainConfig, build
+from onelayer.config import TrainConfig
+from onelayer.config_sources import build
 from onelayer.errors import UserError
 
 

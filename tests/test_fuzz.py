@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 
 from onelayer.arm import read_delta_header
 from onelayer.card import Origin, model_card
-from onelayer.config import BenchmarkConfig, ScanConfig, TrainConfig, build, read_yaml
+from onelayer.config import BenchmarkConfig, ScanConfig, TrainConfig
+from onelayer.config_sources import build, read_yaml
 from onelayer.elsewhere import judge_csv, parse_categories
 from onelayer.errors import RunStopped, UserError
 from onelayer.files import read_sealed

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from onelayer.config import BenchmarkConfig, Config, ScanConfig, TrainConfig
 from onelayer.errors import UserError
 from onelayer.evaluation import evaluate_model
-from onelayer.options import build_config
+from onelayer.options import build_config, default_output
 from onelayer.profile import Profile
 from onelayer.records import read_record
 from onelayer.results import Results
@@ -128,4 +127,4 @@ def _config(
 
 
 def _folder(output: Path | str | None, command: str) -> Path:
-    return Path(output) if output else Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
+    return Path(output) if output else default_output(command)

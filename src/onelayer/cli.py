@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from onelayer.errors import Paused, RunStopped, UserError
 from onelayer.files import why
 from onelayer.graders.math_text import RULES, Rule
 from onelayer.interrupt import interrupts
-from onelayer.options import SETTINGS, build_config, config_options
+from onelayer.options import SETTINGS, build_config, config_options, default_output
 from onelayer.plan import SYNTAX
 from onelayer.reproduction.command import reproduce
 
@@ -117,8 +116,8 @@ def evaluate(config_file: str | None, preset: str | None, **flags: Any) -> None:
     from onelayer.scan_evaluation import evaluate_scan
 
     config = build_config(BenchmarkConfig, flags, config_file, preset)
-    default = Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
-    (evaluate_scan if config.scan else evaluate_model)(config, Path(config.output or default), Console())
+    output = Path(config.output or default_output("eval"))
+    (evaluate_scan if config.scan else evaluate_model)(config, output, Console())
 
 
 @cli.command(context_settings=SETTINGS)
@@ -275,7 +274,7 @@ def _output(config: TrainConfig, command: str) -> Path:
     if config.resume:
         raise UserError("--resume needs --output: the folder of the run to continue")
     task = config.task or Path(config.dataset or "").stem
-    return Path("runs") / f"{command}-{task}-{datetime.now():%Y%m%d-%H%M%S}"
+    return default_output(command, task)
 
 
 def main() -> None:

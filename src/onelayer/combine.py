@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from onelayer.arm import as_weights, load_delta, write_delta
-from onelayer.config import ScanConfig, build, read_yaml
+from onelayer.config import ScanConfig
+from onelayer.config_sources import build, read_yaml
 from onelayer.contribution import Additivity, additivity
 from onelayer.errors import UserError
 from onelayer.files import atomic_path

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onelayer.compare import FEWEST, correlate
-from onelayer.config import read_yaml
+from onelayer.config_sources import read_yaml
 from onelayer.contribution import Contribution, additivity, analyse
 from onelayer.errors import UserError
 from onelayer.plan import parse_plan

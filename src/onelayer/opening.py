@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from onelayer.config import TrainConfig, read_yaml
+from onelayer.config import TrainConfig
+from onelayer.config_sources import read_yaml
 from onelayer.engines import Engine, Local
 from onelayer.errors import UserError
 from onelayer.files import write_json

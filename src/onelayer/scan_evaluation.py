@@ -12,7 +12,8 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from onelayer.config import BenchmarkConfig, read_yaml
+from onelayer.config import BenchmarkConfig
+from onelayer.config_sources import read_yaml
 from onelayer.errors import UserError
 from onelayer.evaluation import evaluate_model, is_free
 from onelayer.files import checksum, make_folder, remove_leftovers, write_json, write_sealed, write_text

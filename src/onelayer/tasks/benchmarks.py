@@ -20,8 +20,9 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import Field, ValidationError, model_validator
 
-from onelayer.config import Config, did_you_mean, read_yaml
-from onelayer.errors import UserError
+from onelayer.config import Config
+from onelayer.config_sources import read_yaml
+from onelayer.errors import UserError, did_you_mean
 from onelayer.graders.code_sandbox import grade_code
 from onelayer.graders.code_tests import CodeTests, parse_tests
 from onelayer.graders.grade import Grade
