@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from onelayer.config import BenchmarkConfig, Config, ScanConfig, TrainConfig
+from onelayer.delta_files import DELTA
 from onelayer.errors import UserError
 from onelayer.evaluation import evaluate_model
 from onelayer.options import build_config, default_output
@@ -36,7 +37,7 @@ class TrainedArm:
     @property
     def delta(self) -> Path:
         """The delta's file, for `onelayer.load_delta`."""
-        return self.folder / "delta.safetensors"
+        return self.folder / DELTA
 
 
 def scan(

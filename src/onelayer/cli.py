@@ -132,10 +132,9 @@ def merge(delta: str, output: str, delta_only: bool, config_file: str | None, pr
 
     Example: onelayer merge runs/a/arms/layer-03 --output runs/merged
     """
-    from onelayer.arm import load_delta, read_delta_header
-    from onelayer.arm import merge as merge_delta
     from onelayer.card import Origin, model_card
-    from onelayer.deltas import copy_delta, delta_file
+    from onelayer.delta_files import copy_delta, delta_file, read_delta_for, read_delta_header
+    from onelayer.delta_files import merge as merge_delta
     from onelayer.setup import command_line, load_model
 
     path = delta_file(delta)
@@ -147,7 +146,7 @@ def merge(delta: str, output: str, delta_only: bool, config_file: str | None, pr
         if flags["model"] is None:
             flags["model"], flags["revision"] = header["base_model"], flags["revision"] or header["revision"]
         base = load_model(build_config(ModelConfig, flags, config_file, preset))
-        merge_delta(load_delta(path, base), base, Path(output), card)
+        merge_delta(read_delta_for(base, path), base, Path(output), card)
     click.echo(f"{'delta' if delta_only else 'merged checkpoint'}: {output}")
 
 

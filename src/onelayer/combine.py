@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from onelayer.arm import as_weights, load_delta, write_delta
 from onelayer.config import ScanConfig
 from onelayer.config_sources import build, read_yaml
 from onelayer.contribution import Additivity, additivity
+from onelayer.delta_files import DELTA, as_weights, read_delta_for, write_delta
 from onelayer.errors import UserError
 from onelayer.files import atomic_path
 from onelayer.folder import RunFolder
@@ -57,7 +57,7 @@ class FinishedScan:
 
     def delta(self, name: str) -> dict[str, Tensor]:
         """The delta of an arm."""
-        return load_delta(self.folder.arm(name) / "delta.safetensors", self.base)
+        return read_delta_for(self.base, self.folder.arm(name) / DELTA)
 
     def chosen(self, plan: str) -> list[int]:
         """Layers of a plan such as ``best:3``, which here means the best of this scan.
@@ -97,7 +97,7 @@ def stitch(scan: FinishedScan, plan: str) -> tuple[str, Additivity]:
         for split in ("test", "selection")
     )
     target = scan.folder.arm(name)
-    write_delta(target / "delta.safetensors", delta, scan.base, name)
+    write_delta(target / DELTA, delta, scan.base, name)
     with atomic_path(target / "scores.parquet") as temporary:
         write_scores(temporary, test)
     record = {

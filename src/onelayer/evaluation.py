@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from onelayer.arm import as_weights, load_delta, read_delta_header
 from onelayer.config import BenchmarkConfig, EvalConfig
+from onelayer.delta_files import as_weights, delta_file, read_delta_for, read_delta_header
 from onelayer.errors import UserError
 from onelayer.estimates import Estimate, estimate_benchmark
 from onelayer.files import checksum, make_folder
@@ -64,7 +64,7 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console, base
         "revision": base.revision,
         "base_hash": base.hash,
         "delta": config.delta,
-        "delta_sha256": checksum(_delta_file(config.delta)) if config.delta else None,
+        "delta_sha256": checksum(delta_file(config.delta)) if config.delta else None,
         "plan": header.get("plan"),
         "versions": versions(),
         "code": source_digest("evaluation.py", "harness.py"),
@@ -101,20 +101,16 @@ def is_free(output: Path) -> bool:
     return output.is_dir() and {path.name for path in output.iterdir()} <= {LOCK_FILE}
 
 
-def _delta_file(delta: str) -> Path:
-    return Path(delta) / "delta.safetensors" if Path(delta).is_dir() else Path(delta)
-
-
 def _load(config: BenchmarkConfig, base: BaseModel | None) -> tuple[BaseModel, Mapping[str, Tensor], dict[str, Any]]:
     """The base, the tensors that it is to wear, and what the delta says of itself."""
     if config.delta is None:
         return base or load_model(config), {}, {}
-    path = _delta_file(config.delta)
+    path = delta_file(config.delta)
     header = read_delta_header(path)
     if not config.model:
         config = config.model_copy(update={"model": header["base_model"], "revision": header["revision"]})
     base = base or load_model(config)
-    return base, as_weights(load_delta(path, base), base), header
+    return base, as_weights(read_delta_for(base, path), base), header
 
 
 @dataclass(frozen=True)

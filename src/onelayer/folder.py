@@ -15,6 +15,7 @@ import yaml
 
 from onelayer.checkpoints import Checkpoints
 from onelayer.config import TrainConfig
+from onelayer.delta_files import DELTA
 from onelayer.engine_config import EngineConfig
 from onelayer.errors import UserError
 from onelayer.files import (
@@ -48,7 +49,7 @@ MANIFEST, MANIFEST_BEFORE = "manifest.json", "manifest.before.json"
 ONLY_NOTED = ("hardware", "config.max_rows")
 """Keys of the manifest that a continued run may have otherwise; it is told. Fewer rows at once are what helps a run that
 the system killed for its memory."""
-KEPT_BY_CHECKSUM = ("delta.safetensors", "scores.parquet")
+KEPT_BY_CHECKSUM = (DELTA, "scores.parquet")
 SHOWN_DIFFERENCES = 8
 
 

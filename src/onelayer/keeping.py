@@ -11,10 +11,10 @@ from typing import Any
 
 from rich.markup import escape
 
-from onelayer.arm import write_delta
 from onelayer.at_work import Job
 from onelayer.checkpoints import Checkpoints
 from onelayer.config import TrainConfig
+from onelayer.delta_files import DELTA, write_delta
 from onelayer.errors import GuardTripped, RunStopped, UserError
 from onelayer.events import Cut, Event, Finished, Noted, Reached, Said, Stepped
 from onelayer.files import atomic_path
@@ -134,7 +134,7 @@ class Keeper:
         if event.trajectories is not None:
             write_trajectories(folder / "trajectories.jsonl", event.trajectories)
         if event.delta is not None:
-            write_delta(folder / "delta.safetensors", event.delta, self.base, record["plan"])
+            write_delta(folder / DELTA, event.delta, self.base, record["plan"])
             record |= self.about_engine()
         with atomic_path(folder / "scores.parquet") as temporary:
             write_scores(temporary, test)

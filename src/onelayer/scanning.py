@@ -8,6 +8,7 @@ from rich.console import Console
 
 from onelayer import phases
 from onelayer.config import RATES, ScanConfig, TrainConfig
+from onelayer.delta_files import DELTA
 from onelayer.engines import Engine, joined
 from onelayer.errors import UserError
 from onelayer.judge import judge_scan
@@ -87,7 +88,7 @@ def _train(config: TrainConfig, output: Path, console: Console, engine: Engine) 
     console.print(plan_table(base, spec, config.learning_rate))
     with open_run(base, task, data, config, [config.seed], output, console, engine=engine) as run:
         run.train([spec])
-    delta = run.folder.arm(spec.name) / "delta.safetensors"
+    delta = run.folder.arm(spec.name) / DELTA
     console.print(f"\nresults: {output}\ndelta:   {delta}", soft_wrap=True, highlight=False)
 
 
