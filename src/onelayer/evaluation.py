@@ -25,13 +25,14 @@ from onelayer.graders.grade import Grade, failure_sentence
 from onelayer.grading import cut_texts, grade_all
 from onelayer.harness import HarnessScores, HarnessTask, parse_tasks, run_harness
 from onelayer.lock import LOCK_FILE, locked
+from onelayer.manifest import versions
 from onelayer.model import BaseModel
 from onelayer.out_of_memory import with_fewer_rows
 from onelayer.patience import Patience
 from onelayer.prompts import EncodedSplit, encode_split
 from onelayer.results import Results, Scored
 from onelayer.rollout import Answers, answer
-from onelayer.setup import load_model, start_sandbox, versions
+from onelayer.setup import load_model, start_sandbox
 from onelayer.source import source_digest
 from onelayer.tasks.base import Scoring
 from onelayer.tasks.benchmarks import Benchmark, get_benchmark

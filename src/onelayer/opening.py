@@ -15,12 +15,12 @@ from onelayer.files import write_json
 from onelayer.folder import RunFolder
 from onelayer.lock import locked
 from onelayer.loop import Training
+from onelayer.manifest import build_manifest
 from onelayer.model import BaseModel
 from onelayer.progress import RunProgress
 from onelayer.prompts import EncodedSplit
 from onelayer.records import read_kind
 from onelayer.run import Run
-from onelayer.setup import build_manifest
 from onelayer.tasks.base import Split, Task
 from onelayer.tasks.training import BenchmarkTask
 from onelayer.tracking import open_trackers
