@@ -161,7 +161,7 @@ def test_merged_checkpoint_gives_the_same_logits(
         assert torch.equal(base.module(input_ids=ids).logits, merged(input_ids=ids).logits)
     assert base.hash == before
     FrozenCheck(base)()
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="not an empty folder"):
         merge(delta, base, tmp_path / "merged")
 
 

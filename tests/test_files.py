@@ -39,7 +39,7 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     ):
         raise OSError(28, "full")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new"]
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="not an empty folder"):
         empty_folder(target)
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(UserError, match="the folder that the command is run in"):

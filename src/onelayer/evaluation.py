@@ -20,7 +20,7 @@ from onelayer.config import BenchmarkConfig, EvalConfig
 from onelayer.delta_files import as_weights, delta_file, read_delta_for, read_delta_header
 from onelayer.errors import UserError
 from onelayer.estimates import Estimate, estimate_benchmark
-from onelayer.files import checksum, make_folder
+from onelayer.files import checksum, in_use, is_free, make_folder
 from onelayer.graders.grade import Grade, failure_sentence
 from onelayer.grading import cut_texts, grade_all
 from onelayer.harness import HarnessScores, HarnessTask, parse_tasks, run_harness
@@ -48,10 +48,8 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console, base
     """
     if config.resume and not output.is_dir():
         raise UserError(f"output '{output}' holds no results that could be continued: there is no such folder")
-    if output.exists() and not config.resume and not is_free(output):
-        raise UserError(
-            f"output '{output}' already exists and is not an empty folder; give another one, or add --resume"
-        )
+    if not config.resume and not is_free(output, but={LOCK_FILE}):
+        raise in_use(output, resumable=True)
     benchmarks = [get_benchmark(name.strip()) for name in config.benchmarks.split(",")] if config.benchmarks else []
     tasks = parse_tasks(config.harness) if config.harness else []
     names = [each.name for each in benchmarks] + [each.name for each in tasks]
@@ -95,11 +93,6 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console, base
         console.print(f"{category}: {value:.4f}", highlight=False)
     console.print(f"\nresults: {output}", soft_wrap=True, highlight=False)
     return results
-
-
-def is_free(output: Path) -> bool:
-    """Whether a folder holds nothing, or only the lock of a command that was killed."""
-    return output.is_dir() and {path.name for path in output.iterdir()} <= {LOCK_FILE}
 
 
 def _load(config: BenchmarkConfig, base: BaseModel | None) -> tuple[BaseModel, Mapping[str, Tensor], dict[str, Any]]:

@@ -20,6 +20,7 @@ from onelayer.errors import UserError
 from onelayer.files import (
     atomic_path,
     checksum,
+    in_use,
     make_folder,
     read_record,
     read_sealed_or_before,
@@ -59,7 +60,7 @@ class RunFolder:
         if (path / MANIFEST).exists():
             raise UserError(f"output '{path}' already holds a run; add --resume to continue it, or give another folder")
         if path.exists() and not cls._empty(path):
-            raise UserError(f"output '{path}' already exists and is not an empty folder; give another one")
+            raise in_use(path)
         make_folder(path)
 
     @staticmethod

@@ -15,10 +15,19 @@ from rich.markup import escape
 from onelayer.config import BenchmarkConfig
 from onelayer.config_sources import read_yaml
 from onelayer.errors import UserError
-from onelayer.evaluation import evaluate_model, is_free
-from onelayer.files import checksum, make_folder, remove_leftovers, write_json, write_sealed, write_text
+from onelayer.evaluation import evaluate_model
+from onelayer.files import (
+    checksum,
+    in_use,
+    is_free,
+    make_folder,
+    remove_leftovers,
+    write_json,
+    write_sealed,
+    write_text,
+)
 from onelayer.judge import judge_scan, read_manifest
-from onelayer.lock import locked
+from onelayer.lock import LOCK_FILE, locked
 from onelayer.model import BaseModel
 from onelayer.profile import Profile
 from onelayer.records import read_kind
@@ -43,10 +52,8 @@ def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Pr
     base = load_model(config.model_copy(update={"model": config.model or settings.get("model")}))
     if base.hash != manifest.get("base_hash"):
         raise UserError(f"the scan '{scan}' was made on another base than '{base.name}': their tensors differ")
-    if output.exists() and not config.resume and not is_free(output):
-        raise UserError(
-            f"output '{output}' already exists and is not an empty folder; give another one, or add --resume"
-        )
+    if not config.resume and not is_free(output, but={LOCK_FILE}):
+        raise in_use(output, resumable=True)
     with locked(make_folder(output)) as left_behind:
         remove_leftovers(output)
         if left_behind:

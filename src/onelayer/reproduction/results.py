@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onelayer.files import read_object
 from onelayer.profile import LayerProfile, Profile
-from onelayer.records import read_kind
+from onelayer.records import read_kind, read_object
 from onelayer.reproduction.running import Places
 from onelayer.reproduction.study import Scan, Study
 
