@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
+from onelayer.arm_names import BASE
 from onelayer.config import BenchmarkConfig, Config, ScanConfig, TrainConfig
 from onelayer.delta_files import DELTA
 from onelayer.errors import UserError
@@ -86,7 +87,7 @@ def train(
     run_train(config.model_copy(update={"output": str(folder)}), folder, Console(quiet=quiet))
     records = {path.parent.name: read_record(path) for path in folder.glob("arms/*/arm.json")}
     name = next(name for name, record in records.items() if record.get("plan") == config.layers)
-    return TrainedArm(name, folder / "arms" / name, records[name]["score"], records["base"]["score"], records[name])
+    return TrainedArm(name, folder / "arms" / name, records[name]["score"], records[BASE]["score"], records[name])
 
 
 def evaluate(

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from onelayer.arm_names import BASE
 from onelayer.checkpoints import Checkpoints
 from onelayer.config import TrainConfig
 from onelayer.delta_files import DELTA
@@ -104,7 +105,7 @@ class RunFolder:
             folder._write_manifest()
         for name in folder.manifest["arms"]:
             folder._check_arm(name)
-        folder._check_arm("base")
+        folder._check_arm(BASE)
         for number, names in enumerate(folder.manifest["sets"]):
             if all(folder.finished(name) for name in names):
                 folder.checkpoints(number, config.save_total_limit).drop()

@@ -3,7 +3,6 @@
 Events may come from a set of arms in this process or on another machine; what they turn into is the same.
 """
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from onelayer.arm_names import BASE, FULL, arm_of
 from onelayer.at_work import Job
 from onelayer.checkpoints import Checkpoints
 from onelayer.config import TrainConfig
@@ -148,13 +148,8 @@ class Keeper:
 
     def _say_score(self, name: str, record: Mapping[str, Any]) -> None:
         line = f"[bold]{name}[/]  score {self.scores[name]:.4f}"
-        gain, full = self.scores[name] - self.scores["base"], self.scores.get("full")
+        gain, full = self.scores[name] - self.scores[BASE], self.scores.get(FULL)
         line += f" ({gain:+.4f})"
-        if record["kind"] == "layer" and full is not None and full > self.scores["base"]:
-            line += f"  C({record['layer']}) = {gain / (full - self.scores['base']):.2f}"
+        if record["kind"] == "layer" and full is not None and full > self.scores[BASE]:
+            line += f"  C({record['layer']}) = {gain / (full - self.scores[BASE]):.2f}"
         self.progress.say(line)
-
-
-def arm_of(name: str) -> str:
-    """The arm of a run's name: without the suffix of the seed."""
-    return re.sub(r"-seed\d+$", "", name)

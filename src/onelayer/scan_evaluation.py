@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from onelayer.arm_names import BASE, FULL, in_order
 from onelayer.config import BenchmarkConfig
 from onelayer.config_sources import read_yaml
 from onelayer.errors import UserError
@@ -87,7 +88,7 @@ def _score_arms(
         folder = output / "arms" / name
         console.print(f"[bold]{name}[/]")
         of_arm = {"scan": None, "model": base.name, "resume": config.resume and folder.is_dir()}
-        of_arm["delta"] = None if name == "base" else str(scan / "arms" / name)
+        of_arm["delta"] = None if name == BASE else str(scan / "arms" / name)
         results = evaluate_model(config.model_copy(update=of_arm), folder, console, base)
         categories |= {row.entry["name"]: row.entry["category"] for row in results.scored}
         average = sum(row.entry["avg_at_k"]["value"] for row in results.scored) / len(results.scored)
@@ -104,6 +105,6 @@ def _finished_arms(scan: Path) -> dict[str, dict[str, Any]]:
     """
     records = {path.parent.name: read_kind(path) for path in scan.glob("arms/*/arm.json")}
     judged = {name: record for name, record in records.items() if record["kind"] not in UNJUDGED}
-    if missing := [name for name in ("base", "full") if name not in judged]:
+    if missing := [name for name in (BASE, FULL) if name not in judged]:
         raise UserError(f"{scan} has no finished arm '{missing[0]}' (arms/{missing[0]}/arm.json)")
-    return {name: judged[name] for name in sorted(judged, key=lambda name: (name != "base", name != "full", name))}
+    return {name: judged[name] for name in in_order(judged)}

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from onelayer.arm_names import FULL, layer_at_triple_rate, layer_left_out
 from onelayer.compare import FEWEST
 from onelayer.profile import StrategyProfile
 from onelayer.reproduction.rankings import GROUPS, Related, related
@@ -232,7 +233,7 @@ def vote_wins(results: Sequence[Result]) -> Claim:
     told = []
     for result in results:
         assert result.vote is not None
-        rivals = [row for row in result.vote["differences"] if row["other"].startswith(("full", "self-consistency"))]
+        rivals = [row for row in result.vote["differences"] if row["other"].startswith((FULL, "self-consistency"))]
         better = [row["ci"][0] > 0 for row in rivals]
         worse = [row["ci"][1] < 0 for row in rivals]
         judgements.append("holds" if all(better) else "does not hold" if any(worse) else "cannot tell")
@@ -261,8 +262,8 @@ def rate_does_not_matter(results: Sequence[Result]) -> Claim:
     for result in results:
         own = []
         for arm in result.profile.strategies:
-            if arm.name.endswith("-rate-x3") and arm.contribution is not None:
-                layer = int(arm.name.split("-")[1])
+            layer = layer_at_triple_rate(arm.name)
+            if layer is not None and arm.contribution is not None:
                 shift = arm.contribution - result.curve[layer]
                 shifts.append(shift)
                 apart = _intervals_apart(arm, result, layer)
@@ -337,9 +338,8 @@ def layers_are_necessary(results: Sequence[Result]) -> Claim:
     judgements: list[Judgement] = []
     told = []
     for result in results:
-        without = {
-            int(arm.name.split("-")[1]): arm for arm in result.profile.strategies if arm.name.startswith("without-")
-        }
+        left_out = [(layer_left_out(arm.name), arm) for arm in result.profile.strategies]
+        without = {layer: arm for layer, arm in left_out if layer is not None}
         if len(without) >= FEWEST and result.curve:
             best = max(result.curve, key=lambda layer: result.curve[layer])
             arm = without[best]
