@@ -14,7 +14,8 @@ from torch import Tensor
 from onelayer.algorithms.grpo import clipped_loss, group_advantages, leave_one_out_advantages, token_weights
 from onelayer.algorithms.options import ALGORITHM_SETTINGS, GIGPO_DEFAULTS
 from onelayer.batch import advantages_of
-from onelayer.config import TrainConfig, build
+from onelayer.config import TrainConfig
+from onelayer.config_sources import build
 from onelayer.errors import UserError
 
 
@@ -43,6 +44,9 @@ def test_what_is_said_explicitly_wins_unless_the_algorithm_is_named_later() -> N
     assert config_of(written, {"algorithm": "dr_grpo"}).loss_type == "dr_grpo"
     assert config_of(written, {"algorithm": "dr_grpo", "loss_type": "grpo"}).loss_type == "grpo"
     assert config_of(config_of({"algorithm": "gigpo", "gamma": 0.5}).model_dump()).gamma == 0.5
+    # A preset's epsilon is of its own algorithm's division: one that divides by nothing does not read it.
+    assert config_of({"algorithm": "grpo", "advantage_epsilon": 1e-6}, {"algorithm": "rloo"}).advantage_epsilon == 1e-4
+    assert config_of({"algorithm": "grpo", "advantage_epsilon": 1e-6}, {"algorithm": "gspo"}).advantage_epsilon == 1e-6
 
 
 @pytest.mark.parametrize(
@@ -54,6 +58,10 @@ def test_what_is_said_explicitly_wins_unless_the_algorithm_is_named_later() -> N
         ({"algorithm": "gigpo", "penalty_placement": "row"}, "needs episode_statistics step"),
         ({"algorithm": "gigpo", "similarity_thresh": 1.0}, "similarity_thresh"),
         ({"algorithm": "rloo", "scale_rewards": "group"}, "divides by no deviation"),
+        ({"algorithm": "rloo", "advantage_epsilon": 1e-6}, "scale_rewards none divides by none; leave it 0.0001"),
+        ({"algorithm": "dr_grpo", "unbiased_std": False}, "scale_rewards none divides by none; leave it True"),
+        ({"scale_rewards": "none", "advantage_epsilon": 1e-6}, "scale_rewards none divides by none"),
+        ({"algorithm": "gigpo", "gigpo_mode": "mean_norm", "advantage_epsilon": 0.0}, "gigpo_mode mean_norm divides"),
     ],
 )
 def test_options_that_would_be_ignored_are_errors(options: dict[str, Any], message: str) -> None:

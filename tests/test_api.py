@@ -184,7 +184,7 @@ def test_merged_and_delta_folders_have_a_card(data: Path) -> None:
     assert CliRunner().invoke(cli, ["merge", "alone/x.safetensors", "--output", "b", "--delta-only"]).exit_code == 0
     assert "## Scores" not in Path("b/README.md").read_text()
     again = CliRunner().invoke(cli, [*merge, "--output", "delta", "--delta-only"])
-    assert isinstance(again.exception, onelayer.UserError) and "not empty" in str(again.exception)
+    assert isinstance(again.exception, onelayer.UserError) and "not an empty folder" in str(again.exception)
 
 
 def test_the_example_serves_many_deltas(arm: onelayer.TrainedArm) -> None:

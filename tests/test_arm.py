@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from onelayer.arm import Arm, FrozenCheck, OptimizerSettings, as_weights, load_delta, merge
+from onelayer.arm import Arm, FrozenCheck, OptimizerSettings
+from onelayer.delta_files import as_weights, merge, read_delta_for, write_delta
 from onelayer.errors import RunStopped, UserError
 from onelayer.model import BaseModel
 from onelayer.plan import parse_plan, resolve
@@ -148,8 +149,8 @@ def test_merged_checkpoint_gives_the_same_logits(
     arm = make_arm(base, plan, learning_rate=1e-2)
     backward(base, arm)
     arm.update()
-    arm.save_delta(tmp_path / "delta.safetensors", base)
-    delta = load_delta(tmp_path / "delta.safetensors", base)
+    write_delta(tmp_path / "delta.safetensors", arm.delta(), base, arm.plan)
+    delta = read_delta_for(base, tmp_path / "delta.safetensors")
     assert delta.keys() == arm.masters.keys()
     before = base.hash
     merge(delta, base, tmp_path / "merged")
@@ -160,17 +161,17 @@ def test_merged_checkpoint_gives_the_same_logits(
         assert torch.equal(base.module(input_ids=ids).logits, merged(input_ids=ids).logits)
     assert base.hash == before
     FrozenCheck(base)()
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="not an empty folder"):
         merge(delta, base, tmp_path / "merged")
 
 
 def test_a_delta_of_another_base_is_refused(base_of: Callable[..., BaseModel], tmp_path: Path) -> None:
     base = base_of()
-    make_arm(base).save_delta(tmp_path / "delta.safetensors", base)
+    write_delta(tmp_path / "delta.safetensors", make_arm(base).delta(), base, "1")
     with pytest.raises(UserError, match="another base"):
-        load_delta(tmp_path / "delta.safetensors", base_of(layers=3))
+        read_delta_for(base_of(layers=3), tmp_path / "delta.safetensors")
     with pytest.raises(UserError, match="cannot be read"):
-        load_delta(tmp_path / "nothing.safetensors", base)
+        read_delta_for(base, tmp_path / "nothing.safetensors")
     (tmp_path / "torn.safetensors").write_bytes((tmp_path / "delta.safetensors").read_bytes()[:100])
     with pytest.raises(UserError, match="cannot be read"):
-        load_delta(tmp_path / "torn.safetensors", base)
+        read_delta_for(base, tmp_path / "torn.safetensors")

@@ -273,6 +273,29 @@ def test_wrong_options_are_one_sentence(sums: Path, change: dict[str, Any], mess
 
 
 @pytest.mark.parametrize(
+    ("grader", "key", "value"),
+    [
+        ("code", "answer_rule", "auto"),
+        ("code", "strict", True),
+        ("code", "reference", "boxed"),
+        ("math", "test_stubs", {"import numpy": ""}),
+        ("math", "packed", True),
+    ],
+)
+def test_keys_that_the_grader_would_not_read_are_errors(tmp_path: Path, grader: str, key: str, value: object) -> None:
+    columns = {"problem": "q", "answer": "a", "tests": "t"}
+    content = {"kind": "benchmark", "description": "d", "category": "Code", "source": {"hub": "nobody/x"}}
+    content |= {"columns": columns, "prompt": "{{ problem }}", "grader": grader}
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert get_benchmark(str(path)).grader == grader
+    path.write_text(yaml.safe_dump(content | {key: value}))
+    other = {"code": "math", "math": "code"}[grader]
+    with pytest.raises(UserError, match=f"{key} is for the {other} grader, and the grader is {grader}; leave it out"):
+        get_benchmark(str(path))
+
+
+@pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([{"q": "x", "a": "1"}], "row 0: 'gsm8k' takes 'problem' from the column 'question', but the row has q, a"),

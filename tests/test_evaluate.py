@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onelayer.arm import Arm, OptimizerSettings
-from onelayer.arm import merge as merge_delta
 from onelayer.cli import main
 from onelayer.contribution import analyse
+from onelayer.delta_files import merge as merge_delta
+from onelayer.delta_files import write_delta
 from onelayer.errors import UserError
 from onelayer.estimates import Estimate, category_averages, estimate_benchmark, mean_over_problems, pass_at_k
 from onelayer.harness import HarnessTask, parse_tasks, read_samples
@@ -140,7 +141,7 @@ def save_delta(folder: Path, layer: int) -> Path:
         for master in arm.masters.values():
             master.add_(torch.randn(master.shape, generator=generator) * 0.3)
     (folder / f"delta-{layer}").mkdir()
-    arm.save_delta(folder / f"delta-{layer}/delta.safetensors", base)
+    write_delta(folder / f"delta-{layer}/delta.safetensors", arm.delta(), base, arm.plan)
     merge_delta(arm.masters, base, folder / f"merged-{layer}")
     return folder / f"delta-{layer}"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from onelayer import deltas, files
+from onelayer import delta_files, files
 from onelayer.elsewhere import judge_csv
 from onelayer.errors import UserError
 from onelayer.files import (
@@ -39,7 +39,7 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     ):
         raise OSError(28, "full")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new"]
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="not an empty folder"):
         empty_folder(target)
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(UserError, match="the folder that the command is run in"):
@@ -103,12 +103,12 @@ def test_a_copied_delta_comes_with_its_card_or_not_at_all(tmp_path: Path, monkey
             raise OSError(28, "full")
         copy(source, target)
 
-    monkeypatch.setattr(deltas.shutil, "copyfile", refuse)
+    monkeypatch.setattr(delta_files.shutil, "copyfile", refuse)
     with pytest.raises(WriteFailed, match="No space left"):
-        deltas.copy_delta(tmp_path / "arm/delta.safetensors", tmp_path / "out", "card")
+        delta_files.copy_delta(tmp_path / "arm/delta.safetensors", tmp_path / "out", "card")
     assert not list((tmp_path / "out").iterdir())
     monkeypatch.undo()
-    deltas.copy_delta(tmp_path / "arm/delta.safetensors", tmp_path / "out", "card")
+    delta_files.copy_delta(tmp_path / "arm/delta.safetensors", tmp_path / "out", "card")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"delta.safetensors", "arm.json", "README.md"}
 
 

@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from onelayer.arm import read_delta_header
 from onelayer.card import Origin, model_card
-from onelayer.config import BenchmarkConfig, ScanConfig, TrainConfig, build, read_yaml
+from onelayer.config import BenchmarkConfig, ScanConfig, TrainConfig
+from onelayer.config_sources import build, read_yaml
+from onelayer.delta_files import read_delta_header
 from onelayer.elsewhere import judge_csv, parse_categories
 from onelayer.errors import RunStopped, UserError
 from onelayer.files import read_sealed

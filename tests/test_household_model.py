@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import onelayer
 from onelayer.cli import main
-from onelayer.config import TrainConfig, build, preset_path, read_yaml
+from onelayer.config import TrainConfig
+from onelayer.config_sources import build, preset_path, read_yaml
 from onelayer.environments.household import Household
 from onelayer.environments.policies import pretraining_text
 from onelayer.environments.prompting import parse_action, render_prompt

@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from onelayer.arm import OptimizerSettings, load_delta
+from onelayer.arm import OptimizerSettings
+from onelayer.delta_files import read_delta_for, write_delta
 from onelayer.errors import RunStopped, UserError
 from onelayer.lisa import LisaArm, create_lisa_arm
 from onelayer.model import BaseModel
@@ -170,8 +171,8 @@ def test_the_delta_holds_all_that_may_train(base: BaseModel, tmp_path: Path) -> 
     arm = lisa_arm(base, learning_rate=1e-2)
     backward(base, arm)
     arm.update()
-    arm.save_delta(tmp_path / "delta.safetensors", base)
-    delta = load_delta(tmp_path / "delta.safetensors", base)
+    write_delta(tmp_path / "delta.safetensors", arm.delta(), base, arm.plan)
+    delta = read_delta_for(base, tmp_path / "delta.safetensors")
     assert delta.keys() == arm.rates.keys()
     assert all(torch.equal(delta[name], master) for name, master in arm.masters.items())
 

@@ -11,8 +11,9 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from onelayer.arm import Arm, OptimizerSettings, as_weights, load_delta, merge
+from onelayer.arm import Arm, OptimizerSettings
 from onelayer.config import TrainConfig
+from onelayer.delta_files import as_weights, merge, read_delta_for, write_delta
 from onelayer.errors import RunStopped, UserError
 from onelayer.loop import Training, run_steps
 from onelayer.lora import LoraArm, create_lora_arm, initial_a, linear_parts
@@ -155,8 +156,8 @@ def test_a_delta_is_the_policy_under_the_original_names(
     base = base_of(dtype=dtype)
     arm = trained(base, "lora:4@1,lora:2@3.attn")
     arm.check_moved(base)
-    arm.save_delta(tmp_path / "delta.safetensors", base)
-    delta = load_delta(tmp_path / "delta.safetensors", base)
+    write_delta(tmp_path / "delta.safetensors", arm.delta(), base, arm.plan)
+    delta = read_delta_for(base, tmp_path / "delta.safetensors")
     assert list(arm.weights) == list(arm.rates)
     assert all(tensor.dtype == torch.float32 for tensor in delta.values())
     worn = as_weights(delta, base)

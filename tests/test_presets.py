@@ -10,7 +10,8 @@ import pytest
 
 from onelayer.architectures import ARCHITECTURES, outline_model
 from onelayer.cli import main
-from onelayer.config import ModelConfig, ScanConfig, TrainConfig, build, read_yaml
+from onelayer.config import ModelConfig, ScanConfig, TrainConfig
+from onelayer.config_sources import build, read_yaml
 from onelayer.cost import GPUS, Gpu, hours_of
 from onelayer.memory import memory_of
 from onelayer.model import wrap_model

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from onelayer.arm import write_delta
+from onelayer.delta_files import write_delta
 from onelayer.errors import UserError
 from onelayer.model import BaseModel
 from onelayer.records import norm_by_layer, read_kind, read_lines, read_record

@@ -150,10 +150,9 @@ def test_no_interval_is_said() -> None:
 
 
 def test_numbers_as_text() -> None:
-    assert wording.number(None, 2) == wording.percent(None) == wording.size(None) == wording.UNKNOWN
+    assert wording.number(None, 2) == wording.percent(None) == wording.UNKNOWN
     assert wording.plus_minus(0.465, (0.425, 0.505), 3) == "+0.465 ± 0.040"
     assert [wording.duration(s) for s in (31, 600, 7200)] == ["31 s", "10 min", "2.0 h"]
-    assert [wording.size(b) for b in (6.1e8, 2.9e10)] == ["610 MB", "29.0 GB"]
     assert wording.basis(view(invented())) == (
         "10 trained arms with 1 training seed each; 400 test problems with 4 samples each."
     )

@@ -21,7 +21,7 @@ from onelayer.contribution import Additivity
 from onelayer.errors import RunStopped, UserError
 from onelayer.options import build_config
 from onelayer.profile import Profile
-from onelayer.reproduction import claims, page, running
+from onelayer.reproduction import claims, page, rankings, running
 from onelayer.reproduction.results import Result, read_costs, read_results
 from onelayer.reproduction.running import Failed, Places, run_study
 from onelayer.reproduction.study import ALGORITHMS, FAMILIES, Base, Scale, Scan, Study, study_of
@@ -245,24 +245,24 @@ def test_what_two_scans_differ_in() -> None:
         result("other", curve, base=other),
         result("other dr", curve, base=other, algorithm="dr_grpo"),
     ]
-    found = {(pair.first, pair.second): (pair.group, pair.correlation.value) for pair in claims.related(all_of_them)}
+    found = {(pair.first, pair.second): (pair.group, pair.correlation.value) for pair in rankings.related(all_of_them)}
     assert found == {
-        ("one seed 0", "one seed 1"): (claims.SEED, pytest.approx(-1)),
-        ("one", "dr"): (claims.ALGORITHM, pytest.approx(-1)),
-        ("one", "boxed"): (claims.DATA, pytest.approx(1)),
-        ("one", "other"): (claims.FAMILY, pytest.approx(1)),
-        ("other", "other dr"): (claims.ALGORITHM, pytest.approx(1)),
+        ("one seed 0", "one seed 1"): (rankings.SEED, pytest.approx(-1)),
+        ("one", "dr"): (rankings.ALGORITHM, pytest.approx(-1)),
+        ("one", "boxed"): (rankings.DATA, pytest.approx(1)),
+        ("one", "other"): (rankings.FAMILY, pytest.approx(1)),
+        ("other", "other dr"): (rankings.ALGORITHM, pytest.approx(1)),
     }
-    assert claims.spearman({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}) == Correlation(None, None, None)
+    assert rankings.spearman({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}) == Correlation(None, None, None)
 
 
 @pytest.mark.parametrize(
     ("values", "judgement"), [([0.6, 0.5], "holds"), ([0.1, 0.2], "does not hold"), ([0.4], "cannot tell")]
 )
 def test_rankings_agree(values: list[float], judgement: str) -> None:
-    pairs = [claims.Related(claims.DATA, "a", "b", Correlation(value, None, None)) for value in values]
-    assert claims.rankings_agree(claims.DATA, "paper", pairs).judgement == judgement
-    assert claims.rankings_agree(claims.DATA, "paper", []).scans == ()
+    pairs = [rankings.Related(rankings.DATA, "a", "b", Correlation(value, None, None)) for value in values]
+    assert claims.rankings_agree(rankings.DATA, "paper", pairs).judgement == judgement
+    assert claims.rankings_agree(rankings.DATA, "paper", []).scans == ()
 
 
 def test_strategies_follow_their_verdicts() -> None:

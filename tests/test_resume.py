@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from onelayer import loop, setup, source
+from onelayer import loop, manifest, source
 from onelayer.errors import Paused, RunStopped, UserError
 from onelayer.files import WriteFailed, atomic_path, read_sealed, write_sealed, write_text
 from onelayer.interrupt import Interrupted, interrupts
@@ -166,11 +166,11 @@ def test_other_code_data_or_settings_are_refused_with_the_difference(
     with pytest.raises(UserError, match=r"data\.selection was '\w{12}\.\.\.', now"):
         go(folder, base, resume=True, task=OtherTask())
     hashes = {**source_hashes(), "update.py": "0" * 12}
-    monkeypatch.setattr(setup, "source_hashes", lambda: hashes)
+    monkeypatch.setattr(manifest, "source_hashes", lambda: hashes)
     with pytest.raises(UserError, match=r"1 settings differ: code\.update\.py was '\w{12}', now '000000000000'"):
         go(folder, base, resume=True)
-    monkeypatch.setattr(setup, "source_hashes", source_hashes)
-    monkeypatch.setattr(setup, "hardware", lambda base: "abacus")
+    monkeypatch.setattr(manifest, "source_hashes", source_hashes)
+    monkeypatch.setattr(manifest, "hardware", lambda base: "abacus")
     printed = go(folder, base, resume=True, max_rows=8)
     assert "now 'abacus': the last bits of what follows may differ" in printed
     assert "config.max_rows was 24, now 8: the results are the same" in printed

@@ -11,7 +11,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import onelayer
-from onelayer.config import TaskConfig, TrainConfig, build, preset_path, read_yaml
+from onelayer.config import TaskConfig, TrainConfig
+from onelayer.config_sources import build, preset_path, read_yaml
 from onelayer.errors import UserError
 from onelayer.graders import code_sandbox
 from onelayer.reproduction import pretraining

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
-from onelayer.arm import load_delta
+from onelayer.delta_files import read_delta_for
 from onelayer.engines import trl as engine
 from onelayer.engines.trl import OneLayerGRPOTrainer, plain_name
 from onelayer.engines.versions import check_versions
@@ -102,9 +102,11 @@ def test_a_plan_trains_its_tensors_and_leaves_a_delta(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [0, 1]
     # The delta fits the base and no other.
     again = engine._as_base(str(folder), options(tmp_path), None)
-    assert load_delta(tmp_path / "run/delta.safetensors", again).keys() == expected
+    assert read_delta_for(again, tmp_path / "run/delta.safetensors").keys() == expected
     with pytest.raises(UserError, match="another base"):
-        load_delta(tmp_path / "run/delta.safetensors", engine._as_base(other_model(tmp_path), options(tmp_path), None))
+        read_delta_for(
+            engine._as_base(other_model(tmp_path), options(tmp_path), None), tmp_path / "run/delta.safetensors"
+        )
 
 
 def names_of(trainer: OneLayerGRPOTrainer, parameters: list[nn.Parameter]) -> list[str]:

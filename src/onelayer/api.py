@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
 
+from onelayer.arm_names import BASE
 from onelayer.config import BenchmarkConfig, Config, ScanConfig, TrainConfig
+from onelayer.delta_files import DELTA
 from onelayer.errors import UserError
 from onelayer.evaluation import evaluate_model
-from onelayer.options import build_config
+from onelayer.options import build_config, default_output
 from onelayer.profile import Profile
 from onelayer.records import read_record
 from onelayer.results import Results
@@ -37,7 +38,7 @@ class TrainedArm:
     @property
     def delta(self) -> Path:
         """The delta's file, for `onelayer.load_delta`."""
-        return self.folder / "delta.safetensors"
+        return self.folder / DELTA
 
 
 def scan(
@@ -86,7 +87,7 @@ def train(
     run_train(config.model_copy(update={"output": str(folder)}), folder, Console(quiet=quiet))
     records = {path.parent.name: read_record(path) for path in folder.glob("arms/*/arm.json")}
     name = next(name for name, record in records.items() if record.get("plan") == config.layers)
-    return TrainedArm(name, folder / "arms" / name, records[name]["score"], records["base"]["score"], records[name])
+    return TrainedArm(name, folder / "arms" / name, records[name]["score"], records[BASE]["score"], records[name])
 
 
 def evaluate(
@@ -128,4 +129,4 @@ def _config(
 
 
 def _folder(output: Path | str | None, command: str) -> Path:
-    return Path(output) if output else Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
+    return Path(output) if output else default_output(command)

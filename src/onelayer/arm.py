@@ -8,21 +8,16 @@ The masters are fp32 for every arm, the full one too: of bfloat16 weights of siz
 under an Adam step at a learning rate of 5e-6, and C(k) would compare number formats instead of layers.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from onelayer.errors import GuardTripped, UserError
-from onelayer.files import atomic_folder, atomic_path, empty_folder
+from onelayer.errors import GuardTripped
 from onelayer.model import BaseModel, fingerprint
 
 
@@ -238,20 +233,6 @@ class Arm:
         for key in COUNTERS:
             setattr(self, key, counters[key])
 
-    def save_delta(self, path: Path, base: BaseModel) -> None:
-        """Write ``delta.safetensors``: :meth:`delta`, with the base it belongs to in the header."""
-        write_delta(path, self.delta(), base, self.plan)
-
-
-def write_delta(path: Path, delta: Mapping[str, Tensor], base: BaseModel, plan: str) -> None:
-    """Write a delta (fp32, original names) with what it belongs to in the header: the base, its hash and the plan."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in delta.items()}
-    header = {"base_model": base.name, "revision": base.revision, "base_hash": base.hash, "plan": plan}
-    # One key only: safetensors writes several in a random order, and equal deltas would differ in their bytes.
-    metadata = {"onelayer": json.dumps(header)}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
-
 
 def masters_and_leaves(base: BaseModel, names: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Trainable copies of the base's tensors: exact in fp32, and in its own type (the same dict for a float32 base)."""
@@ -278,71 +259,6 @@ def adamw(
         # One tensor at a time: the other kernels differ in the last bit and hold temporary copies of everything.
         foreach=False,
     )
-
-
-def load_delta(path: Path, base: BaseModel) -> dict[str, Tensor]:
-    """Read a delta for ``base``: tensor name -> fp32 tensor. Wear it with ``base.wearing(as_weights(delta, base))``.
-
-    Raises:
-        UserError: no such file, a damaged one, or a delta that belongs to another base.
-    """
-    header = read_delta_header(path)
-    if header["base_hash"] != base.hash:
-        raise UserError(
-            f"delta '{path}' was trained on another base ({header['base_model']}): "
-            f"the hash of its tensors differs from that of '{base.name}'"
-        )
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-
-
-def read_delta_header(path: Path) -> dict[str, Any]:
-    """What a delta says of itself: ``base_model``, ``revision``, ``base_hash`` and ``plan``.
-
-    Raises:
-        UserError: no such file, a damaged one, or safetensors that are no delta.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"delta '{path}' cannot be read: {error}") from error
-    if "onelayer" not in metadata:
-        raise UserError(f"'{path}' is no delta: its header does not say which base it belongs to")
-    header: dict[str, Any] = json.loads(metadata["onelayer"])
-    return header
-
-
-def as_weights(delta: Mapping[str, Tensor], base: BaseModel) -> dict[str, Tensor]:
-    """A delta in the base's type and on its device, ready to be worn."""
-    return {name: tensor.to(base.device, base.dtype) for name, tensor in delta.items()}
-
-
-def merge(delta: Mapping[str, Tensor], base: BaseModel, output: Path, card: str | None = None) -> None:
-    """Write a plain Hugging Face checkpoint of the base with the delta in place, in the base's type, with its tokenizer.
-
-    The folder is there whole or not at all, with ``card`` as its README.md.
-
-    Raises:
-        UserError: the output folder exists and is not empty.
-        WriteFailed: the disk refused it.
-    """
-    empty_folder(output)
-    own = {name: base.tensor(name).detach().clone() for name in delta}
-    weights = as_weights(delta, base)
-    try:
-        with torch.no_grad():
-            for name, weight in weights.items():
-                base.tensor(name).copy_(weight)
-        with atomic_folder(output) as folder:
-            base.module.save_pretrained(folder)  # type: ignore[operator]
-            base.tokenizer.save_pretrained(folder)
-            if card is not None:
-                (folder / "README.md").write_text(card, encoding="utf-8")
-    finally:
-        with torch.no_grad():
-            for name, tensor in own.items():
-                base.tensor(name).copy_(tensor)
 
 
 class Bits:

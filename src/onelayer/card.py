@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from onelayer import __version__
-from onelayer.config import read_yaml
+from onelayer.config_sources import read_yaml
 from onelayer.estimates import Estimate, mean_over_problems
 from onelayer.model import BUNDLED_PREFIX
 from onelayer.profile import ArmProfile, Profile

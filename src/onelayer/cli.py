@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from onelayer.errors import Paused, RunStopped, UserError
 from onelayer.files import why
 from onelayer.graders.math_text import RULES, Rule
 from onelayer.interrupt import interrupts
-from onelayer.options import SETTINGS, build_config, config_options
+from onelayer.options import SETTINGS, build_config, config_options, default_output
 from onelayer.plan import SYNTAX
 from onelayer.reproduction.command import reproduce
 
@@ -117,8 +116,8 @@ def evaluate(config_file: str | None, preset: str | None, **flags: Any) -> None:
     from onelayer.scan_evaluation import evaluate_scan
 
     config = build_config(BenchmarkConfig, flags, config_file, preset)
-    default = Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
-    (evaluate_scan if config.scan else evaluate_model)(config, Path(config.output or default), Console())
+    output = Path(config.output or default_output("eval"))
+    (evaluate_scan if config.scan else evaluate_model)(config, output, Console())
 
 
 @cli.command(context_settings=SETTINGS)
@@ -133,10 +132,9 @@ def merge(delta: str, output: str, delta_only: bool, config_file: str | None, pr
 
     Example: onelayer merge runs/a/arms/layer-03 --output runs/merged
     """
-    from onelayer.arm import load_delta, read_delta_header
-    from onelayer.arm import merge as merge_delta
     from onelayer.card import Origin, model_card
-    from onelayer.deltas import copy_delta, delta_file
+    from onelayer.delta_files import copy_delta, delta_file, read_delta_for, read_delta_header
+    from onelayer.delta_files import merge as merge_delta
     from onelayer.setup import command_line, load_model
 
     path = delta_file(delta)
@@ -148,7 +146,7 @@ def merge(delta: str, output: str, delta_only: bool, config_file: str | None, pr
         if flags["model"] is None:
             flags["model"], flags["revision"] = header["base_model"], flags["revision"] or header["revision"]
         base = load_model(build_config(ModelConfig, flags, config_file, preset))
-        merge_delta(load_delta(path, base), base, Path(output), card)
+        merge_delta(read_delta_for(base, path), base, Path(output), card)
     click.echo(f"{'delta' if delta_only else 'merged checkpoint'}: {output}")
 
 
@@ -275,7 +273,7 @@ def _output(config: TrainConfig, command: str) -> Path:
     if config.resume:
         raise UserError("--resume needs --output: the folder of the run to continue")
     task = config.task or Path(config.dataset or "").stem
-    return Path("runs") / f"{command}-{task}-{datetime.now():%Y%m%d-%H%M%S}"
+    return default_output(command, task)
 
 
 def main() -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from onelayer.options import SETTINGS
+from onelayer.options import RUNS, SETTINGS
 
 
 @click.command(context_settings=SETTINGS)
-@click.option("--output", default="runs", show_default=True, metavar="DIR", help="folder where results would go")
+@click.option("--output", default=str(RUNS), show_default=True, metavar="DIR", help="folder where results would go")
 @click.option("--json", "as_json", is_flag=True, help="the same as one JSON object")
 def doctor(output: str, as_json: bool) -> None:
     """Say what a run would find here: versions, devices, threads, the sandbox, the disk. For bug reports.

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from onelayer.arm import as_weights, load_delta, write_delta
-from onelayer.config import ScanConfig, build, read_yaml
+from onelayer.arm_names import FULL, layer_alone
+from onelayer.config import ScanConfig
+from onelayer.config_sources import build, read_yaml
 from onelayer.contribution import Additivity, additivity
+from onelayer.delta_files import DELTA, as_weights, read_delta_for, write_delta
 from onelayer.errors import UserError
 from onelayer.files import atomic_path
 from onelayer.folder import RunFolder
@@ -56,7 +58,7 @@ class FinishedScan:
 
     def delta(self, name: str) -> dict[str, Tensor]:
         """The delta of an arm."""
-        return load_delta(self.folder.arm(name) / "delta.safetensors", self.base)
+        return read_delta_for(self.base, self.folder.arm(name) / DELTA)
 
     def chosen(self, plan: str) -> list[int]:
         """Layers of a plan such as ``best:3``, which here means the best of this scan.
@@ -88,7 +90,7 @@ def stitch(scan: FinishedScan, plan: str) -> tuple[str, Additivity]:
     layers = sorted(scan.chosen(plan))
     if len(layers) < 2:
         raise UserError(f"layers '{plan}' are {len(layers)}; it takes at least two to stitch")
-    arms = [f"layer-{layer:02d}" for layer in layers]
+    arms = [layer_alone(layer) for layer in layers]
     name = "stitched-" + "-".join(f"{layer:02d}" for layer in layers)
     delta = {tensor: value for arm in arms for tensor, value in scan.delta(arm).items()}
     test, selection = (
@@ -96,7 +98,7 @@ def stitch(scan: FinishedScan, plan: str) -> tuple[str, Additivity]:
         for split in ("test", "selection")
     )
     target = scan.folder.arm(name)
-    write_delta(target / "delta.safetensors", delta, scan.base, name)
+    write_delta(target / DELTA, delta, scan.base, name)
     with atomic_path(target / "scores.parquet") as temporary:
         write_scores(temporary, test)
     record = {
@@ -130,7 +132,7 @@ def vote(scan: FinishedScan, k: int, temperature: float) -> Vote:
     parse: Callable[[str], Answer] | None = getattr(scan.task, "parse_answer", None)
     if parse is None:
         raise UserError(f"task '{scan.task.name}' has no answers that could be compared, so nothing can be voted on")
-    voters = [f"layer-{layer:02d}" for layer in scan.profile.best(k).layers]
+    voters = [layer_alone(layer) for layer in scan.profile.best(k).layers]
     data = scan.data["test"]
     sampling = Sampling(scan.config.max_completion_length, temperature)
     key = Key(scan.config.eval_seed, "vote", 0)
@@ -151,7 +153,7 @@ def vote(scan: FinishedScan, k: int, temperature: float) -> Vote:
         return as_weights(scan.delta(name), scan.base)
 
     ballots = {name: ask(weights(name), number, 1) for number, name in enumerate(voters)}
-    return judge_vote(ballots, ask({}, 0, 1), ask(weights("full"), 0, k), [scan.task.name] * len(data.problems))
+    return judge_vote(ballots, ask({}, 0, 1), ask(weights(FULL), 0, k), [scan.task.name] * len(data.problems))
 
 
 def _answers(scan: FinishedScan, completions: Completions, count: int, parse: Callable[[str], Answer]) -> Answers:

@@ -1,32 +1,22 @@
 """One typed configuration per command. Every field's description is its ``--help``; unknown keys are errors.
 
-Where a value comes from, the later wins: the default here, the preset (a bundled task has one of its own name), the YAML
-file of ``--config``, the flags. Names are TRL's where TRL has the option; the two batch sizes are verl's, counted in
-prompts.
+Where values come from is in config_sources.py. Names are TRL's where TRL has the option; the two batch sizes are verl's,
+counted in prompts.
 """
 
-import difflib
 import math
-from collections.abc import Mapping
-from importlib import resources
-from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from onelayer.algorithms.options import ALGORITHM_SETTINGS, GIGPO_DEFAULTS, Algorithm, contradiction
 from onelayer.engine_config import EngineConfig, misfit
-from onelayer.errors import UserError
 
 
 class Config(BaseModel):
     """What all configurations share: no unknown keys, no change after creation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-C = TypeVar("C", bound=Config)
 
 
 class ModelConfig(Config):
@@ -331,72 +321,3 @@ class BenchmarkConfig(RewardConfig, ModelConfig):
         if self.resume and not self.output:
             raise ValueError("--resume needs --output: the folder to continue in")
         return self
-
-
-def preset_names() -> list[str]:
-    """The bundled presets, in alphabetical order."""
-    return sorted(path.stem for path in _presets().glob("*.yaml"))
-
-
-def preset_path(name: str) -> Path:
-    """Where a bundled preset lies.
-
-    Raises:
-        UserError: no preset of that name.
-    """
-    if name not in preset_names():
-        raise UserError(f"there is no preset '{name}'{did_you_mean(name, preset_names())}")
-    return _presets() / f"{name}.yaml"
-
-
-def _presets() -> Path:
-    return Path(str(resources.files("onelayer") / "presets"))
-
-
-def did_you_mean(word: str, known: list[str]) -> str:
-    """The end of an error sentence: the nearest known word, or all of them."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping from a YAML file.
-
-    Raises:
-        UserError: the file is missing, is not YAML, or is not a mapping.
-    """
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"configuration '{path}' cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"configuration '{path}' is not YAML: {' '.join(str(error).split())}") from error
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise UserError(f"configuration '{path}' is not a mapping of options to values")
-    return {str(key).replace("-", "_"): value for key, value in loaded.items()}
-
-
-def build(kind: type[C], layers: list[tuple[str, Mapping[str, Any]]]) -> C:
-    """A configuration from several sources, the later wins; each source is named for messages.
-
-    Raises:
-        UserError: an unknown key, or a value that does not fit.
-    """
-    merged: dict[str, Any] = {}
-    for source, values in layers:
-        for key in values:
-            if key not in kind.model_fields:
-                raise UserError(f"{source}: there is no option '{key}'{did_you_mean(key, list(kind.model_fields))}")
-        # An algorithm brings its settings: only the same source or a later one changes them again.
-        if "algorithm" in values and "loss_type" in kind.model_fields:
-            merged.update(ALGORITHM_SETTINGS.get(str(values["algorithm"]), {}))
-        merged.update(values)
-    try:
-        return kind(**merged)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(piece) for piece in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"option {where} = {first['input']!r}: {reason}" if where else reason) from error

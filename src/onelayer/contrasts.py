@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit
 
+from onelayer.arm_names import BASE
 from onelayer.errors import UserError
 
 Array = NDArray[np.float64]
 
-BASE = "base"
 """The name of the one arm that was never trained."""
 
 

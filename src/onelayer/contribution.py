@@ -13,13 +13,13 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from onelayer.contrasts import BASE, Array, AverageScores, Contrasts, Estimate, PairedScores, ratio_interval, unit
+from onelayer.arm_names import BASE, FULL
+from onelayer.contrasts import Array, AverageScores, Contrasts, Estimate, PairedScores, ratio_interval, unit
 from onelayer.errors import UserError
 
 Verdict = Literal["better than full", "tied with full", "partial", "nothing", "harmful", "undecided"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
-FULL = "full"
 """The name of the arm that trains everything."""
 
 

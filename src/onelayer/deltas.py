@@ -4,7 +4,6 @@ A delta is a safetensors file with the trained tensors in fp32 under their origi
 says which base they belong to; see docs/deltas.md.
 """
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,18 +13,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from onelayer.arm import read_delta_header
-from onelayer.errors import UserError
-from onelayer.files import atomic_folder, empty_folder
+from onelayer.delta_files import delta_file, other_base, read_delta_header
 from onelayer.model import tensors_hash
 
 M = TypeVar("M", bound=nn.Module)
-
-
-def delta_file(path: Path | str) -> Path:
-    """The file of a delta that is named by itself or by its folder."""
-    path = Path(path)
-    return path / "delta.safetensors" if path.is_dir() else path
 
 
 def load_delta(model: M, path: Path | str) -> M:
@@ -53,10 +44,7 @@ def read_delta(model: nn.Module, path: Path | str) -> dict[str, Tensor]:
     # The same base in another type has another hash; from a wider type to a narrower one and back nothing is lost.
     types = (None, torch.float32, torch.bfloat16, torch.float16)
     if all(tensors_hash(model, dtype) != header["base_hash"] for dtype in types):
-        raise UserError(
-            f"delta '{path}' was trained on another base ({header['base_model']}): the hash of its tensors differs from "
-            "that of this model"
-        )
+        raise other_base(path, header, "this model")
     own = dict(model.named_parameters())
     with safe_open(file, framework="pt") as stored:
         return {
@@ -79,21 +67,6 @@ def wearing(model: nn.Module, delta: Mapping[str, Tensor]) -> Iterator[None]:
         yield
     finally:
         _put(model, own)
-
-
-def copy_delta(path: Path, output: Path, card: str) -> None:
-    """Copy a delta, and what says how it was made, to a folder of its own, with ``card`` as its README.md.
-
-    Raises:
-        UserError: the folder is there and not empty.
-        WriteFailed: the disk refused it; the folder is then empty.
-    """
-    empty_folder(output)
-    with atomic_folder(output) as folder:
-        shutil.copyfile(path, folder / "delta.safetensors")
-        if (path.parent / "arm.json").is_file():
-            shutil.copyfile(path.parent / "arm.json", folder / "arm.json")
-        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 @torch.no_grad()

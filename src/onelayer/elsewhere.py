@@ -7,7 +7,7 @@ from onelayer import __version__
 from onelayer.compare import Comparison, Curve, compare
 from onelayer.contribution import analyse
 from onelayer.errors import UserError
-from onelayer.files import make_folder
+from onelayer.files import in_use, make_folder
 from onelayer.profile import Profile, build_profile
 from onelayer.recommend import recommend
 from onelayer.report.html import ReportFiles, write_report
@@ -43,7 +43,7 @@ def judge_csv(
         UserError: whatever is wrong with the file, or an output folder that is in use.
     """
     if output.exists() and not _begun(output):
-        raise UserError(f"output '{output}' already exists and is not an empty folder; give another one")
+        raise in_use(output)
     measured = read_csv(path, score_sd=score_sd, score_range=score_range, categories=categories)
     highest = max(measured.layers)
     if num_layers is not None and num_layers <= highest:

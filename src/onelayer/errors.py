@@ -1,5 +1,7 @@
 """How a command ends other than by being done, each with one plain sentence for the person who typed it."""
 
+import difflib
+
 
 class UserError(Exception):
     """The user's input is wrong (exit code 2). The message is one sentence: what, where, what would be right."""
@@ -22,3 +24,9 @@ class GuardTripped(RunStopped):
 
 class Paused(Exception):
     """The run stopped on purpose after ``stop_at`` steps (exit code 0)."""
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """The end of an error sentence: the nearest known word, or all of them."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"

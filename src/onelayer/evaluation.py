@@ -16,22 +16,23 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from onelayer.arm import as_weights, load_delta, read_delta_header
 from onelayer.config import BenchmarkConfig, EvalConfig
+from onelayer.delta_files import as_weights, delta_file, read_delta_for, read_delta_header
 from onelayer.errors import UserError
 from onelayer.estimates import Estimate, estimate_benchmark
-from onelayer.files import checksum, make_folder
+from onelayer.files import checksum, in_use, is_free, make_folder
 from onelayer.graders.grade import Grade, failure_sentence
 from onelayer.grading import cut_texts, grade_all
 from onelayer.harness import HarnessScores, HarnessTask, parse_tasks, run_harness
 from onelayer.lock import LOCK_FILE, locked
+from onelayer.manifest import versions
 from onelayer.model import BaseModel
 from onelayer.out_of_memory import with_fewer_rows
 from onelayer.patience import Patience
 from onelayer.prompts import EncodedSplit, encode_split
 from onelayer.results import Results, Scored
 from onelayer.rollout import Answers, answer
-from onelayer.setup import load_model, start_sandbox, versions
+from onelayer.setup import load_model, start_sandbox
 from onelayer.source import source_digest
 from onelayer.tasks.base import Scoring
 from onelayer.tasks.benchmarks import Benchmark, get_benchmark
@@ -47,10 +48,8 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console, base
     """
     if config.resume and not output.is_dir():
         raise UserError(f"output '{output}' holds no results that could be continued: there is no such folder")
-    if output.exists() and not config.resume and not is_free(output):
-        raise UserError(
-            f"output '{output}' already exists and is not an empty folder; give another one, or add --resume"
-        )
+    if not config.resume and not is_free(output, but={LOCK_FILE}):
+        raise in_use(output, resumable=True)
     benchmarks = [get_benchmark(name.strip()) for name in config.benchmarks.split(",")] if config.benchmarks else []
     tasks = parse_tasks(config.harness) if config.harness else []
     names = [each.name for each in benchmarks] + [each.name for each in tasks]
@@ -64,7 +63,7 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console, base
         "revision": base.revision,
         "base_hash": base.hash,
         "delta": config.delta,
-        "delta_sha256": checksum(_delta_file(config.delta)) if config.delta else None,
+        "delta_sha256": checksum(delta_file(config.delta)) if config.delta else None,
         "plan": header.get("plan"),
         "versions": versions(),
         "code": source_digest("evaluation.py", "harness.py"),
@@ -96,25 +95,16 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console, base
     return results
 
 
-def is_free(output: Path) -> bool:
-    """Whether a folder holds nothing, or only the lock of a command that was killed."""
-    return output.is_dir() and {path.name for path in output.iterdir()} <= {LOCK_FILE}
-
-
-def _delta_file(delta: str) -> Path:
-    return Path(delta) / "delta.safetensors" if Path(delta).is_dir() else Path(delta)
-
-
 def _load(config: BenchmarkConfig, base: BaseModel | None) -> tuple[BaseModel, Mapping[str, Tensor], dict[str, Any]]:
     """The base, the tensors that it is to wear, and what the delta says of itself."""
     if config.delta is None:
         return base or load_model(config), {}, {}
-    path = _delta_file(config.delta)
+    path = delta_file(config.delta)
     header = read_delta_header(path)
     if not config.model:
         config = config.model_copy(update={"model": header["base_model"], "revision": header["revision"]})
     base = base or load_model(config)
-    return base, as_weights(load_delta(path, base), base), header
+    return base, as_weights(read_delta_for(base, path), base), header
 
 
 @dataclass(frozen=True)

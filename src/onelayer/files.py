@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -135,11 +135,22 @@ def empty_folder(path: Path) -> None:
     Raises:
         UserError: it is there and not empty, cannot be made, or is the one that the command is run in.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"output '{path}' already exists and is not empty; give a new folder")
+    if not is_free(path):
+        raise in_use(path)
     if path.resolve() == Path.cwd():
-        raise UserError(f"output '{path}' is the folder that the command is run in; give a new folder")
+        raise UserError(f"output '{path}' is the folder that the command is run in; give another one")
     make_folder(path)
+
+
+def is_free(path: Path, but: Collection[str] = ()) -> bool:
+    """Whether a folder is not there yet, or holds nothing but what has one of some names."""
+    return not path.exists() or (path.is_dir() and {entry.name for entry in path.iterdir()} <= set(but))
+
+
+def in_use(path: Path, *, resumable: bool = False) -> UserError:
+    """The error of a folder for results in which there is something already."""
+    resume = ", or add --resume" if resumable else ""
+    return UserError(f"output '{path}' already exists and is not an empty folder; give another one{resume}")
 
 
 def flush(path: Path) -> None:
@@ -233,23 +244,6 @@ def read_sealed(path: Path) -> dict[str, Any]:
     value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict) or value.pop(SEAL, None) != _seal(value):
         raise ValueError("its checksum does not fit its content")
-    return value
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        UserError: it cannot be read, or is none.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read: {why(error)}") from error
-    except ValueError as error:
-        raise UserError(f"'{path}' is damaged ({' '.join(str(error).split())}); restore it") from error
-    if not isinstance(value, dict):
-        raise UserError(f"'{path}' is damaged (it is no JSON object); restore it")
     return value
 
 

@@ -13,13 +13,15 @@ from typing import Any
 
 import yaml
 
+from onelayer.arm_names import BASE
 from onelayer.checkpoints import Checkpoints
 from onelayer.config import TrainConfig
-from onelayer.engine_config import EngineConfig
+from onelayer.delta_files import DELTA
 from onelayer.errors import UserError
 from onelayer.files import (
     atomic_path,
     checksum,
+    in_use,
     make_folder,
     read_record,
     read_sealed_or_before,
@@ -30,26 +32,14 @@ from onelayer.files import (
 )
 from onelayer.lock import LOCK_FILE
 from onelayer.loop import Record
+from onelayer.manifest import check_same
 from onelayer.model import BaseModel
 from onelayer.out_of_memory import Place, with_cuts
 from onelayer.specs import ArmSpec
 from onelayer.tracking import append_records
 
-NO_EFFECT_ON_ARMS = (
-    *("output", "resume", "report_to", "stop_at", "save_steps", "arms_per_set", "env_workers", "require_sandbox"),
-    *EngineConfig.model_fields,
-    *("save_total_limit", "grace_seconds", "reward_timeout", "reward_retries", "max_reward_share"),
-    *("layers", "strategies", "strategy_k", "pairs", "leave_one_out", "lr_check", "sublayers", "also"),
-)
-"""Options that say where, when and which arms, but change no result of an arm: a run may continue with others."""
-
-
 MANIFEST, MANIFEST_BEFORE = "manifest.json", "manifest.before.json"
-ONLY_NOTED = ("hardware", "config.max_rows")
-"""Keys of the manifest that a continued run may have otherwise; it is told. Fewer rows at once are what helps a run that
-the system killed for its memory."""
-KEPT_BY_CHECKSUM = ("delta.safetensors", "scores.parquet")
-SHOWN_DIFFERENCES = 8
+KEPT_BY_CHECKSUM = (DELTA, "scores.parquet")
 
 
 @dataclass
@@ -71,7 +61,7 @@ class RunFolder:
         if (path / MANIFEST).exists():
             raise UserError(f"output '{path}' already holds a run; add --resume to continue it, or give another folder")
         if path.exists() and not cls._empty(path):
-            raise UserError(f"output '{path}' already exists and is not an empty folder; give another one")
+            raise in_use(path)
         make_folder(path)
 
     @staticmethod
@@ -108,23 +98,14 @@ class RunFolder:
             return cls.create(path, manifest, config)
         found, notes = cls._read_manifest(path)
         damaged = bool(notes)
-        was, now = flat({key: found.get(key) for key in manifest}), flat(manifest)
-        differing = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
-        if refused := [key for key in differing if key not in ONLY_NOTED]:
-            shown = "; ".join(_difference(key, was, now) for key in refused[:SHOWN_DIFFERENCES])
-            more = f"; and {len(refused) - SHOWN_DIFFERENCES} more" if len(refused) > SHOWN_DIFFERENCES else ""
-            raise UserError(f"output '{path}' cannot be resumed, {len(refused)} settings differ: {shown}{more}")
-        for key in differing:
-            same = key == "config.max_rows" and manifest["device"] == "cpu"
-            what = "the results are the same" if same else "the last bits of what follows may differ"
-            notes.append(f"{_difference(key, was, now)}: {what}")
+        notes += check_same(path, found, manifest)
         folder = cls(path, found, notes)
         remove_leftovers(path)
         if damaged:
             folder._write_manifest()
         for name in folder.manifest["arms"]:
             folder._check_arm(name)
-        folder._check_arm("base")
+        folder._check_arm(BASE)
         for number, names in enumerate(folder.manifest["sets"]):
             if all(folder.finished(name) for name in names):
                 folder.checkpoints(number, config.save_total_limit).drop()
@@ -241,24 +222,3 @@ class RunFolder:
 
     def _log(self, name: str) -> Path:
         return self.arm(name) / "metrics.jsonl"
-
-
-def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with keys like ``config.beta``."""
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            found |= flat(item, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = item
-    return found
-
-
-def _difference(key: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    return f"{key} was {short(was.get(key))}, now {short(now.get(key))}"
-
-
-def short(value: Any) -> str:
-    """A value for a sentence; the first digits of a hash tell it apart."""
-    is_hash = isinstance(value, str) and len(value) == 64
-    return repr(value[:12] + "..." if is_hash else value)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from onelayer.arm_names import BASE, FULL
 from onelayer.compare import FEWEST, correlate
-from onelayer.config import read_yaml
+from onelayer.config_sources import read_yaml
 from onelayer.contribution import Contribution, additivity, analyse
 from onelayer.errors import UserError
 from onelayer.plan import parse_plan
@@ -77,7 +78,7 @@ def judge_scan(folder: Path) -> tuple[Profile, ReportFiles]:
         predictors=_predictors(contribution, records),
         stopped={name: r["stopped"] for name, seeds in records.items() for r in seeds if r.get("stopped")},
         trained_parameters={
-            n: seeds[0]["trained_parameters"] for n, seeds in records.items() if n in selection and n != "base"
+            n: seeds[0]["trained_parameters"] for n, seeds in records.items() if n in selection and n != BASE
         },
     )
     profile.save(folder / "profile.json")
@@ -117,7 +118,7 @@ def _predictors(contribution: Contribution, records: Records) -> dict[str, dict[
     judged = [(row.layer, row.contribution) for row in contribution.layers if row.contribution is not None]
     predictors = {}
     for key, name in (("change_norms", "change_norm"), ("first_gradient_norms", "first_gradient_norm")):
-        norms = norm_by_layer(records["full"][0].get(key) or {})
+        norms = norm_by_layer(records[FULL][0].get(key) or {})
         shared = [(norms[layer], c) for layer, c in judged if layer is not None and layer in norms]
         if len(shared) >= FEWEST:
             x, y = (np.array(column) for column in zip(*shared, strict=True))

@@ -3,7 +3,6 @@
 Events may come from a set of arms in this process or on another machine; what they turn into is the same.
 """
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,10 +10,11 @@ from typing import Any
 
 from rich.markup import escape
 
-from onelayer.arm import write_delta
+from onelayer.arm_names import BASE, FULL, arm_of
 from onelayer.at_work import Job
 from onelayer.checkpoints import Checkpoints
 from onelayer.config import TrainConfig
+from onelayer.delta_files import DELTA, write_delta
 from onelayer.errors import GuardTripped, RunStopped, UserError
 from onelayer.events import Cut, Event, Finished, Noted, Reached, Said, Stepped
 from onelayer.files import atomic_path
@@ -134,7 +134,7 @@ class Keeper:
         if event.trajectories is not None:
             write_trajectories(folder / "trajectories.jsonl", event.trajectories)
         if event.delta is not None:
-            write_delta(folder / "delta.safetensors", event.delta, self.base, record["plan"])
+            write_delta(folder / DELTA, event.delta, self.base, record["plan"])
             record |= self.about_engine()
         with atomic_path(folder / "scores.parquet") as temporary:
             write_scores(temporary, test)
@@ -148,13 +148,8 @@ class Keeper:
 
     def _say_score(self, name: str, record: Mapping[str, Any]) -> None:
         line = f"[bold]{name}[/]  score {self.scores[name]:.4f}"
-        gain, full = self.scores[name] - self.scores["base"], self.scores.get("full")
+        gain, full = self.scores[name] - self.scores[BASE], self.scores.get(FULL)
         line += f" ({gain:+.4f})"
-        if record["kind"] == "layer" and full is not None and full > self.scores["base"]:
-            line += f"  C({record['layer']}) = {gain / (full - self.scores['base']):.2f}"
+        if record["kind"] == "layer" and full is not None and full > self.scores[BASE]:
+            line += f"  C({record['layer']}) = {gain / (full - self.scores[BASE]):.2f}"
         self.progress.say(line)
-
-
-def arm_of(name: str) -> str:
-    """The arm of a run's name: without the suffix of the seed."""
-    return re.sub(r"-seed\d+$", "", name)

@@ -7,19 +7,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from onelayer.config import TrainConfig, read_yaml
+from onelayer.config import TrainConfig
+from onelayer.config_sources import read_yaml
 from onelayer.engines import Engine, Local
 from onelayer.errors import UserError
 from onelayer.files import write_json
 from onelayer.folder import RunFolder
 from onelayer.lock import locked
 from onelayer.loop import Training
+from onelayer.manifest import build_manifest
 from onelayer.model import BaseModel
 from onelayer.progress import RunProgress
 from onelayer.prompts import EncodedSplit
 from onelayer.records import read_kind
 from onelayer.run import Run
-from onelayer.setup import build_manifest
 from onelayer.tasks.base import Split, Task
 from onelayer.tasks.training import BenchmarkTask
 from onelayer.tracking import open_trackers

@@ -2,13 +2,15 @@
 
 import types
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 from click.shell_completion import CompletionItem
 
-from onelayer.config import Config, build, preset_names, preset_path, read_yaml
+from onelayer.config import Config
+from onelayer.config_sources import build, preset_names, preset_path, read_yaml
 from onelayer.tasks import TASKS, require_known
 
 # Underscores and hyphens in option names are the same, since the field writes learning_rate and shells --learning-rate.
@@ -17,6 +19,9 @@ SETTINGS = {
     "max_content_width": 120,
     "token_normalize_func": lambda name: name.replace("-", "_"),
 }
+
+RUNS = Path("runs")
+"""Where results go that no --output names a folder for."""
 
 C = TypeVar("C", bound=Config)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -81,6 +86,11 @@ def build_config(
         sources.append((f"preset {preset}", read_yaml(preset_path(preset))))
     sources += [(f"configuration '{config_file}'", from_file), ("command line", given)]
     return build(kind, sources)
+
+
+def default_output(*words: str) -> Path:
+    """The folder for results where none is named: a new one, called by some words and the time."""
+    return RUNS / "-".join([*words, f"{datetime.now():%Y%m%d-%H%M%S}"])
 
 
 def _complete_preset(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -8,6 +8,8 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from onelayer import arm_names
+
 
 class Extra(NamedTuple):
     """A further arm: its name, its plan and its kind."""
@@ -35,22 +37,22 @@ def strategies(ranking: Sequence[int], num_layers: int, k: int) -> list[Extra]:
 def pairs(ranking: Sequence[int], count: int) -> list[Extra]:
     """Every pair of the ``count`` best layers, trained together."""
     best = sorted(ranking[:count])
-    return [Extra(f"pair-{a:02d}-{b:02d}", f"{a},{b}", "pair") for a, b in itertools.combinations(best, 2)]
+    return [Extra(arm_names.pair(a, b), f"{a},{b}", "pair") for a, b in itertools.combinations(best, 2)]
 
 
 def leave_one_out(layers: Sequence[int]) -> list[Extra]:
     """Everything but layer k: is k necessary, not only sufficient?"""
-    return [Extra(f"without-{layer:02d}", f"all,{layer}*0") for layer in layers]
+    return [Extra(arm_names.all_without(layer), f"all,{layer}*0") for layer in layers]
 
 
 def rate_check(ranking: Sequence[int], k: int) -> list[Extra]:
     """The best and worst k layers alone at three times the learning rate (the paper's check)."""
-    return [Extra(f"layer-{layer:02d}-rate-x3", f"{layer}*3") for layer in sorted({*ranking[:k], *ranking[-k:]})]
+    return [Extra(arm_names.at_triple_rate(layer), f"{layer}*3") for layer in sorted({*ranking[:k], *ranking[-k:]})]
 
 
 def sublayers(layer: int) -> list[Extra]:
     """The modules of one layer, each alone."""
-    return [Extra(f"layer-{layer:02d}-{module}", f"{layer}.{module}") for module in ("attn", "mlp", "norm")]
+    return [Extra(arm_names.module_alone(layer, module), f"{layer}.{module}") for module in ("attn", "mlp", "norm")]
 
 
 def rung_steps(steps: int, rungs: int) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from onelayer.arm_names import FULL
 from onelayer.loop import Record
 
 
@@ -88,8 +89,8 @@ class RunProgress:
             done, total = self._update()
             left = elapsed / max(1, done - self._first) * (total - done)
             rewards = {name: self._smooth[name] for name, _ in records}
-            alone = [reward for name, reward in rewards.items() if name != "full"]
-            shown = [f"full {rewards['full']:.2f}"] if "full" in rewards else []
+            alone = [reward for name, reward in rewards.items() if name != FULL]
+            shown = [f"full {rewards[FULL]:.2f}"] if FULL in rewards else []
             if len(alone) == 1:
                 shown.append(f"{min(alone):.2f}")
             elif alone:

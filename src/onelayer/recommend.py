@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onelayer.contrasts import BASE, Contrasts, unit
-from onelayer.contribution import FULL, Contribution, Rules
+from onelayer.arm_names import BASE, FULL
+from onelayer.contrasts import Contrasts, unit
+from onelayer.contribution import Contribution, Rules
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 
 from rich.markup import escape
 
+from onelayer.arm_names import BASE, arm_of
 from onelayer.at_work import Bench, Job, SetAtWork
 from onelayer.errors import GuardTripped, UserError
 from onelayer.events import Cut
 from onelayer.interrupt import interrupts
-from onelayer.keeping import Course, Keeper, arm_of
+from onelayer.keeping import Course, Keeper
 from onelayer.loop import Training
 from onelayer.out_of_memory import Option, OutOfMemory, Place, halved
 from onelayer.prompts import EncodedSplit
@@ -89,10 +90,10 @@ class Run(Keeper):
 
     def score_base(self) -> None:
         """Score the base, once for a folder."""
-        if not self.folder.finished("base"):
+        if not self.folder.finished(BASE):
             self._score_base()
-        scored = read_scores(self.folder.arm("base") / "scores.parquet")
-        self.scores["base"] = scored.score
+        scored = read_scores(self.folder.arm(BASE) / "scores.parquet")
+        self.scores[BASE] = scored.score
         problems, completions = len(self.data["test"].problems), len(scored.reward)
         left_out = sum(split.too_long for split in self.data.values())
         note = f" ({left_out} prompts over {self.config.max_prompt_length} tokens left out)" if left_out else ""

@@ -12,12 +12,23 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from onelayer.config import BenchmarkConfig, read_yaml
+from onelayer.arm_names import BASE, FULL, in_order
+from onelayer.config import BenchmarkConfig
+from onelayer.config_sources import read_yaml
 from onelayer.errors import UserError
-from onelayer.evaluation import evaluate_model, is_free
-from onelayer.files import checksum, make_folder, remove_leftovers, write_json, write_sealed, write_text
+from onelayer.evaluation import evaluate_model
+from onelayer.files import (
+    checksum,
+    in_use,
+    is_free,
+    make_folder,
+    remove_leftovers,
+    write_json,
+    write_sealed,
+    write_text,
+)
 from onelayer.judge import judge_scan, read_manifest
-from onelayer.lock import locked
+from onelayer.lock import LOCK_FILE, locked
 from onelayer.model import BaseModel
 from onelayer.profile import Profile
 from onelayer.records import read_kind
@@ -42,10 +53,8 @@ def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Pr
     base = load_model(config.model_copy(update={"model": config.model or settings.get("model")}))
     if base.hash != manifest.get("base_hash"):
         raise UserError(f"the scan '{scan}' was made on another base than '{base.name}': their tensors differ")
-    if output.exists() and not config.resume and not is_free(output):
-        raise UserError(
-            f"output '{output}' already exists and is not an empty folder; give another one, or add --resume"
-        )
+    if not config.resume and not is_free(output, but={LOCK_FILE}):
+        raise in_use(output, resumable=True)
     with locked(make_folder(output)) as left_behind:
         remove_leftovers(output)
         if left_behind:
@@ -79,7 +88,7 @@ def _score_arms(
         folder = output / "arms" / name
         console.print(f"[bold]{name}[/]")
         of_arm = {"scan": None, "model": base.name, "resume": config.resume and folder.is_dir()}
-        of_arm["delta"] = None if name == "base" else str(scan / "arms" / name)
+        of_arm["delta"] = None if name == BASE else str(scan / "arms" / name)
         results = evaluate_model(config.model_copy(update=of_arm), folder, console, base)
         categories |= {row.entry["name"]: row.entry["category"] for row in results.scored}
         average = sum(row.entry["avg_at_k"]["value"] for row in results.scored) / len(results.scored)
@@ -96,6 +105,6 @@ def _finished_arms(scan: Path) -> dict[str, dict[str, Any]]:
     """
     records = {path.parent.name: read_kind(path) for path in scan.glob("arms/*/arm.json")}
     judged = {name: record for name, record in records.items() if record["kind"] not in UNJUDGED}
-    if missing := [name for name in ("base", "full") if name not in judged]:
+    if missing := [name for name in (BASE, FULL) if name not in judged]:
         raise UserError(f"{scan} has no finished arm '{missing[0]}' (arms/{missing[0]}/arm.json)")
-    return {name: judged[name] for name in sorted(judged, key=lambda name: (name != "base", name != "full", name))}
+    return {name: judged[name] for name in in_order(judged)}

@@ -7,7 +7,9 @@ import numpy as np
 from rich.console import Console
 
 from onelayer import phases
+from onelayer.arm_names import FULL, layer_alone, with_seed
 from onelayer.config import RATES, ScanConfig, TrainConfig
+from onelayer.delta_files import DELTA
 from onelayer.engines import Engine, joined
 from onelayer.errors import UserError
 from onelayer.judge import judge_scan
@@ -87,7 +89,7 @@ def _train(config: TrainConfig, output: Path, console: Console, engine: Engine) 
     console.print(plan_table(base, spec, config.learning_rate))
     with open_run(base, task, data, config, [config.seed], output, console, engine=engine) as run:
         run.train([spec])
-    delta = run.folder.arm(spec.name) / "delta.safetensors"
+    delta = run.folder.arm(spec.name) / DELTA
     console.print(f"\nresults: {output}\ndelta:   {delta}", soft_wrap=True, highlight=False)
 
 
@@ -172,7 +174,7 @@ class _Scan:
         return extras
 
     def _names(self, layer: int) -> list[str]:
-        return [f"layer-{layer:02d}" + (f"-seed{number}" if number else "") for number in range(len(self._seeds))]
+        return [with_seed(layer_alone(layer), number) for number in range(len(self._seeds))]
 
     def _score(self, layer: int) -> float:
         return float(np.mean([self._run.selection_score(name) for name in self._names(layer)]))
@@ -182,7 +184,7 @@ class _Scan:
 
 
 def _alone(layer: int) -> Extra:
-    return Extra(f"layer-{layer:02d}", str(layer), "layer")
+    return Extra(layer_alone(layer), str(layer), "layer")
 
 
 def _listed(layers: Sequence[int]) -> str:
@@ -206,7 +208,7 @@ def _learning_rate(run: Run, config: ScanConfig) -> float | None:
     scores = {rate: run.selection_score(spec.name) for rate, spec in zip(rates, specs, strict=True)}
     best = max(rates, key=lambda rate: (scores[rate], -rate))
     # The chosen run is the full arm of the first seed, byte for byte: it is not trained twice.
-    run.adopt(specs[rates.index(best)].name, "full")
+    run.adopt(specs[rates.index(best)].name, FULL)
     shown = ", ".join(f"{rate:g}: {score:.3f}" for rate, score in scores.items())
     run.progress.say(f"learning rate {best:g} for all arms (selection scores of the full arm: {shown})")
     return best

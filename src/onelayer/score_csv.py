@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from onelayer.contrasts import BASE, AverageScores, benchmark_weights
-from onelayer.contribution import FULL
+from onelayer.arm_names import BASE, FULL, layer_alone
+from onelayer.contrasts import AverageScores, benchmark_weights
 from onelayer.errors import UserError
 from onelayer.scores import Key, MeasuredScores, pair_arms
 
@@ -166,7 +166,7 @@ def _arm(path: Path, number: int, setting: str, layer: str) -> tuple[str, int | 
         named = re.fullmatch(r"layer[ _-]*(\d+)", name)
         if name in (BASE, FULL) or (named and int(named[1]) != int(layer)):
             raise UserError(f"{path} row {number}: the setting '{setting}' contradicts the layer {layer}")
-        return f"layer-{int(layer):02d}", int(layer)
+        return layer_alone(int(layer)), int(layer)
     if not name:
         raise UserError(f"{path} row {number}: neither a setting nor a layer is named")
     if re.match(r"layer[ _-]*\d*$", name):

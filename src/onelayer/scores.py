@@ -4,7 +4,6 @@ A score belongs to a (benchmark, problem, sample). Samples are averaged per prob
 matched by (benchmark, problem), never by their order.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from onelayer.contrasts import BASE, AverageScores, PairedScores, benchmark_weights
-from onelayer.contribution import FULL
+from onelayer.arm_names import BASE, FULL, arm_of, in_order
+from onelayer.contrasts import AverageScores, PairedScores, benchmark_weights
 from onelayer.errors import UserError
 from onelayer.graders.grade import FAILURES, failure_sentence
 from onelayer.records import read_kind
@@ -226,7 +225,7 @@ def read_scan(folder: Path, categories: Mapping[str, str] | None = None) -> Meas
         record = read_kind(path)
         if record["kind"] in UNJUDGED:
             continue
-        name = re.sub(r"-seed\d+$", "", path.parent.name)
+        name = arm_of(path.parent.name)
         seeds.setdefault(name, []).append(read_scores(path.parent / "scores.parquet"))
         if record["kind"] == "layer":
             layers[record["layer"]] = name
@@ -234,7 +233,7 @@ def read_scan(folder: Path, categories: Mapping[str, str] | None = None) -> Meas
             others.append(name)
     if missing := [name for name in (BASE, FULL) if name not in seeds]:
         raise UserError(f"{folder} has no finished arm '{missing[0]}' (arms/{missing[0]}/arm.json)")
-    ordered = {name: seeds[name] for name in sorted(seeds, key=lambda name: (name != BASE, name != FULL, name))}
+    ordered = {name: seeds[name] for name in in_order(seeds)}
     return MeasuredScores(
         scores=pair_arms({name: [arm.problem_means() for arm in arms] for name, arms in ordered.items()}, categories),
         layers=layers,

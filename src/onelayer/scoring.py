@@ -8,6 +8,7 @@ from torch import Tensor
 
 from onelayer import episodes
 from onelayer.arm import Arm
+from onelayer.arm_names import BASE
 from onelayer.config import TrainConfig
 from onelayer.events import Cut, Event, Finished, Noted, Said
 from onelayer.model import BaseModel
@@ -98,10 +99,10 @@ class Scorer:
 def score_base(scorer: Scorer) -> Iterator[Event]:
     """Score the base."""
     yield Noted("scoring the base")
-    (test,) = yield from scorer.tests(["base"], [{}])
+    (test,) = yield from scorer.tests([BASE], [{}])
     (selection,) = yield from scorer.scores("selection", [{}])
-    record = {"arm": "base", "kind": "base", "selection_score": selection.score, **test.about}
-    yield Finished("base", test.scores, record, trajectories=test.trajectories)
+    record = {"arm": BASE, "kind": "base", "selection_score": selection.score, **test.about}
+    yield Finished(BASE, test.scores, record, trajectories=test.trajectories)
 
 
 def score_arms(scorer: Scorer, arms: Sequence[Arm], seconds: float) -> Iterator[Event]:

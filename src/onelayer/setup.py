@@ -1,26 +1,17 @@
-"""What every command starts with: the model on its device, the task, its problems as tokens, the manifest."""
+"""What every command starts with: the model on its device, the task, its problems as tokens."""
 
 import os
-import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from onelayer import __version__
 from onelayer.config import ModelConfig, TrainConfig
 from onelayer.errors import UserError
-from onelayer.files import checksum
-from onelayer.folder import NO_EFFECT_ON_ARMS
 from onelayer.graders.code_sandbox import shared_sandbox
 from onelayer.model import BaseModel, load_base
 from onelayer.prompts import EncodedSplit, encode_prompt, encode_split
-from onelayer.rowwise import MIN_ROWS
-from onelayer.source import source_hashes
 from onelayer.tasks import get_task, require_known
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Split, Task
@@ -150,48 +141,8 @@ def _probe(base: BaseModel, task: AgenticTask) -> None:
         )
 
 
-def versions() -> dict[str, str]:
-    """Versions of everything that computes."""
-    names = ("torch", "transformers", "numpy", "tokenizers", "math-verify", "sympy")
-    own = {"python": platform.python_version(), "onelayer": __version__}
-    return own | {name: version(name) for name in names}
-
-
 def command_line() -> str | None:
     """The command that runs, as a person typed it; None in a script."""
     program = Path(sys.argv[0])
     typed = program.name == "onelayer" or (program.name == "__main__.py" and program.parent.name == "onelayer")
     return shlex.join(["onelayer", *sys.argv[1:]]) if typed else None
-
-
-def hardware(base: BaseModel) -> str:
-    """What decides on the last bits besides versions: the GPU, or the instructions that torch uses of the processor."""
-    if base.device.type == "cuda":
-        return torch.cuda.get_device_name(base.device)
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} MKL_CBWR={os.environ['MKL_CBWR']}"
-
-
-def _reward_hash(config: TrainConfig) -> str | None:
-    """SHA-256 of the file of an own reward function."""
-    return checksum(Path(config.reward.rpartition(":")[0]).expanduser()) if config.reward else None
-
-
-def build_manifest(
-    base: BaseModel, data: Mapping[Split, EncodedSplit], config: TrainConfig, seeds: Sequence[int]
-) -> dict[str, Any]:
-    """Everything that changes a floating-point result. The arms, and which go together, are added as they are named."""
-    return {
-        "num_layers": base.num_layers,
-        "versions": versions(),
-        "code": source_hashes(),
-        "reward": _reward_hash(config),
-        "hardware": hardware(base),
-        "device": base.device.type,
-        "threads": torch.get_num_threads(),
-        "min_rows": MIN_ROWS,
-        "base_hash": base.hash,
-        "dtype": str(base.dtype).removeprefix("torch."),
-        "data": {split: encoded.hash for split, encoded in data.items()},
-        "config": {k: v for k, v in config.model_dump().items() if k not in NO_EFFECT_ON_ARMS},
-        "seeds": list(seeds),
-    }

@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from onelayer.arm import Arm, OptimizerSettings
+from onelayer.arm_names import FULL, layer_alone, with_seed
 from onelayer.config import TrainConfig
 from onelayer.lisa import create_lisa_arm
 from onelayer.lora import create_lora_arm, linear_parts, pair_parameters
@@ -67,7 +68,7 @@ def spec_of(
     parts = linear_parts(base) if items[0].rank else base.parts
     rates = resolve(items, parts, base.tied_head)
     found, layer = _kind(base, items, rates)
-    default = "full" if found == "full" else f"layer-{layer:02d}" if found == "layer" else _slug(plan)
+    default = FULL if found == "full" else _slug(plan) if layer is None else layer_alone(layer)
     return ArmSpec(
         name or default,
         plan,
@@ -101,7 +102,7 @@ def _slug(plan: str) -> str:
 def with_seeds(specs: Sequence[ArmSpec], seeds: Sequence[int]) -> list[ArmSpec]:
     """Every arm once per training seed; seeds after the first get a suffix."""
     return [
-        replace(spec, name=spec.name + (f"-seed{number}" if number else ""), seed=seed)
+        replace(spec, name=with_seed(spec.name, number), seed=seed)
         for number, seed in enumerate(seeds)
         for spec in specs
     ]

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from onelayer.config import did_you_mean
-from onelayer.errors import UserError
+from onelayer.errors import UserError, did_you_mean
 
 
 class Tracker(Protocol):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onelayer.contrasts import BASE, Array, PairedScores, unit
-from onelayer.contribution import FULL
+from onelayer.arm_names import BASE, FULL
+from onelayer.contrasts import Array, PairedScores, unit
 from onelayer.errors import UserError
 
 Answer = str | None

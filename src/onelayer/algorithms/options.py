@@ -25,15 +25,19 @@ _GRPO: dict[str, Any] = {
     "epsilon": 0.2,
     "epsilon_high": None,
 }
+_DEVIATION_DEFAULTS: dict[str, Any] = {"advantage_epsilon": 1e-4, "unbiased_std": True}
+"""Options that only a division by a deviation reads, with their defaults."""
+_UNDIVIDED = {**_GRPO, **_DEVIATION_DEFAULTS, "loss_type": "dr_grpo", "scale_rewards": "none"}
 ALGORITHM_SETTINGS: dict[str, dict[str, Any]] = {
     "grpo": _GRPO,
-    "dr_grpo": {**_GRPO, "loss_type": "dr_grpo", "scale_rewards": "none"},
+    "dr_grpo": _UNDIVIDED,
     "gigpo": _GRPO,
     "dapo": {**_GRPO, "loss_type": "dapo", "epsilon_high": 0.28},
-    "rloo": {**_GRPO, "loss_type": "dr_grpo", "scale_rewards": "none"},
+    "rloo": _UNDIVIDED,
     "gspo": {**_GRPO, "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
 }
-"""The options that each algorithm sets. Every algorithm sets all of them, so that changing it leaves nothing behind."""
+"""The options that each algorithm sets. Every algorithm sets all that make one up, so that changing it leaves nothing
+behind; those that divide by no deviation also set back what only the division would read."""
 
 GIGPO_DEFAULTS: dict[str, Any] = {
     "gamma": 0.95,
@@ -59,9 +63,17 @@ def contradiction(values: Mapping[str, Any]) -> str | None:
                 return f"{name} is an option of gigpo, and the algorithm is {algorithm}"
         if algorithm == "rloo" and values["scale_rewards"] != "none":
             return "rloo divides by no deviation: scale_rewards has to be none"
-        return None
+        return _unread_of_deviation(values, "scale_rewards none") if values["scale_rewards"] == "none" else None
     if values["scale_rewards"] != "group" or not values["unbiased_std"]:
         return "gigpo takes gigpo_mode (mean_std_norm or mean_norm) in place of scale_rewards and unbiased_std"
     if values["penalty_placement"] == "row" and values["episode_statistics"] == "trajectory":
         return "penalty_placement row needs episode_statistics step: a trajectory has no one score then"
+    return _unread_of_deviation(values, "gigpo_mode mean_norm") if values["gigpo_mode"] == "mean_norm" else None
+
+
+def _unread_of_deviation(values: Mapping[str, Any], why: str) -> str | None:
+    """Why an option of the division was changed in vain, in a sentence; None where none was."""
+    for name, default in _DEVIATION_DEFAULTS.items():
+        if values[name] != default:
+            return f"{name} is of the deviation that divides advantages, and {why} divides by none; leave it {default}"
     return None

@@ -19,11 +19,11 @@ from onelayer.engines.ray_workers import Workers
 from onelayer.engines.versions import check_versions
 from onelayer.errors import UserError
 from onelayer.events import Said
-from onelayer.folder import flat, short
+from onelayer.manifest import build_manifest, flat, short
 from onelayer.model import BaseModel, checkpoint_dtype, load_base
 from onelayer.prompts import EncodedSplit
 from onelayer.run import Run
-from onelayer.setup import build_manifest, load_model
+from onelayer.setup import load_model
 from onelayer.specs import ArmSpec
 from onelayer.tasks.base import Split, Task
 

@@ -22,9 +22,10 @@ from onelayer.errors import Paused, RunStopped, UserError
 from onelayer.events import Between, Event, Said
 from onelayer.interrupt import Interrupted
 from onelayer.loop import Training
+from onelayer.manifest import build_manifest
 from onelayer.out_of_memory import OutOfMemory, free_leftovers
 from onelayer.scoring import Scorer, score_base
-from onelayer.setup import build_manifest, load_model, load_splits, load_task
+from onelayer.setup import load_model, load_splits, load_task
 from onelayer.specs import free_memory
 
 SENTENCES = (UserError, RunStopped, OutOfMemory, Interrupted, Paused)

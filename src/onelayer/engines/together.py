@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from onelayer import episodes, rollout
-from onelayer.arm import as_weights
 from onelayer.config import TrainConfig
+from onelayer.delta_files import as_weights
 from onelayer.engines.versions import check_versions
 from onelayer.errors import RunStopped, UserError
 from onelayer.loop import Record

@@ -23,7 +23,8 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import create_model_from_path
 
-from onelayer.arm import Bits, FrozenCheck, write_delta
+from onelayer.arm import Bits, FrozenCheck
+from onelayer.delta_files import DELTA, write_delta
 from onelayer.engines.together import refuse_spec
 from onelayer.engines.weights import send_only_trained
 from onelayer.errors import RunStopped, UserError
@@ -301,7 +302,7 @@ class _Files(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The delta and what it is."""
         trainer, folder = self._trainer, Path(args.output_dir)
-        trainer.save_delta(folder / "delta.safetensors")
+        trainer.save_delta(folder / DELTA)
         if state.is_world_process_zero:
             write_json(folder / "arm.json", {**arm_record(trainer), "updates": state.global_step})
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from trl import GRPOConfig
 
-from onelayer.config import TrainConfig, read_yaml
+from onelayer.config import TrainConfig
+from onelayer.config_sources import read_yaml
 from onelayer.errors import UserError
 from onelayer.model import BaseModel
 from onelayer.specs import ArmSpec, optimizer_settings

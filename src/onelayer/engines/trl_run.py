@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onelayer.arm import Arm, adamw, as_weights
+from onelayer.arm import Arm, adamw
+from onelayer.delta_files import as_weights
 from onelayer.engines.together import Together
 from onelayer.engines.trl_arm import Trained
 from onelayer.engines.trl_options import check_options

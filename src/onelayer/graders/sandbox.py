@@ -39,9 +39,6 @@ class Execution:
     verdict: tuple[str, str] | None = None
 
 
-LOST = Execution(status=1, timed_out=False, seconds=0.0, verdict=("crash", "the sandbox's own process died"))
-
-
 class SandboxWorker:
     """One worker process. For one thread at a time."""
 
@@ -151,10 +148,6 @@ class Sandbox:
         self.mode, self.refused_mode = (mode, "") if mode else _start_mode()
         chosen, processes = self.mode, self.limits.processes
         self._pool = WorkerPool(lambda: SandboxWorker(chosen, processes), workers or os.cpu_count() or 1)
-
-    def run_scripts(self, scripts: list[tuple[str, str]], seconds: float) -> list[Execution]:
-        """Run (program, standard input) pairs."""
-        return self._pool.map(lambda worker, item: self.run_script(worker, *item, seconds), scripts, LOST)
 
     def run_script(self, worker: SandboxWorker, program: str, standard_input: str, seconds: float) -> Execution:
         """Run one program as a script on ``worker``."""

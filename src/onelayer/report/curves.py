@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from onelayer.arm_names import FULL
 from onelayer.report import wording
 from onelayer.report.data import Arm
 from onelayer.report.figures import Picture, new_figure, shown
@@ -45,8 +46,8 @@ def _name(arm: Arm) -> str:
 def curves(arms: Sequence[Arm], num_layers: int, settings: Mapping[str, Any]) -> list[Picture]:
     """A figure for each logged metric, a line for every arm: full in the page's text colour, layers by depth."""
     pictures: list[Picture] = []
-    arms = sorted(arms, key=lambda arm: (arm.plan != "full", arm.layer is None, arm.layer or 0, arm.name))
-    further = list(dict.fromkeys(arm.plan for arm in arms if arm.layer is None and arm.plan != "full"))
+    arms = sorted(arms, key=lambda arm: (arm.plan != FULL, arm.layer is None, arm.layer or 0, arm.name))
+    further = list(dict.fromkeys(arm.plan for arm in arms if arm.layer is None and arm.plan != FULL))
     for metric, axis in METRICS.items():
         logged = [(arm, *arm.curve(metric)) for arm in arms]
         logged = [(arm, steps, values) for arm, steps, values in logged if steps]

@@ -4,7 +4,6 @@ A scan that still runs has a profile of the arms scored so far, or none yet; wha
 must have the right form: a damaged file is an error, never an empty figure.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from onelayer.arm_names import BASE, FULL, arm_of, layer_alone, parse
 from onelayer.contribution import Verdict
 from onelayer.errors import UserError
 from onelayer.profile import ArmProfile, Profile
@@ -25,7 +25,7 @@ class Entry:
     """One arm as tables and figures show it; None is "not known".
 
     Scores and differences to the base are in the task's own unit, ``length`` in completion tokens, ``truncation`` is a
-    share of completions, ``seconds`` is the wall-clock time of the training and ``memory`` its peak in bytes.
+    share of completions and ``seconds`` is the wall-clock time of the training.
     """
 
     name: str
@@ -43,7 +43,6 @@ class Entry:
     plan: str | None = None
     parameters: int | None = None
     seconds: float | None = None
-    memory: float | None = None
 
     @property
     def place(self) -> float:
@@ -69,7 +68,7 @@ class View:
         records = records or {}
 
         def cost(arm: str) -> dict[str, Any]:
-            keys = {"parameters": "trained_parameters", "seconds": "seconds", "memory": "peak_memory"}
+            keys = {"parameters": "trained_parameters", "seconds": "seconds"}
             return {name: records.get(arm, {}).get(key) for name, key in keys.items()}
 
         def measured(arm: ArmProfile) -> dict[str, Any]:
@@ -92,15 +91,15 @@ class View:
         gain = profile.full_score - profile.base_score
         return cls(
             profile=profile,
-            base=reference("base", profile.base_score),
-            full=reference("full", profile.full_score, difference=gain, difference_ci=profile.gain_ci, **cost("full")),
+            base=reference(BASE, profile.base_score),
+            full=reference(FULL, profile.full_score, difference=gain, difference_ci=profile.gain_ci, **cost(FULL)),
             layers=tuple(
                 Entry(
                     f"layer {row.layer}",
                     layer=row.layer,
                     depth=row.depth,
                     **measured(row),
-                    **cost(f"layer-{row.layer:02d}"),
+                    **cost(layer_alone(row.layer)),
                 )
                 for row in sorted(profile.layers, key=lambda row: row.layer)
             ),
@@ -130,7 +129,7 @@ class Arm:
     @property
     def plan(self) -> str:
         """The name without the seed."""
-        return re.sub(r"-seed\d+$", "", self.name)
+        return arm_of(self.name)
 
     def curve(self, metric: str) -> tuple[list[int], list[float]]:
         """Steps and values of a metric, where it was logged."""
@@ -174,22 +173,21 @@ class Scan:
 
 def layer_change(scan: Scan) -> dict[int, float]:
     """Layer -> norm of its change under full training (the first seed's); empty where it was not recorded."""
-    records = [arm.record for arm in scan.arms if arm.name == "full"]
+    records = [arm.record for arm in scan.arms if arm.name == FULL]
     return norm_by_layer(records[0].get("change_norms") or {}) if records else {}
 
 
 def read_arm(folder: Path) -> Arm:
     """Read what an arm has logged so far. The last line may be half-written while it trains and is then left out."""
-    name = re.fullmatch(r"(layer-(?P<layer>\d+)|.+?)(-seed(?P<seed>\d+))?", folder.name)
-    assert name is not None  # the pattern matches every name
+    name = parse(folder.name)
     record = read_record(folder / "arm.json") if (folder / "arm.json").exists() else {}
     rows = read_lines(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
     for row, where in rows:
         check_metrics(row, where)
     return Arm(
         name=folder.name,
-        layer=int(name["layer"]) if name["layer"] else None,
-        seed=int(name["seed"] or 0),
+        layer=name.layer,
+        seed=name.seed,
         record=record,
         metrics=tuple(row for row, _ in rows),
     )

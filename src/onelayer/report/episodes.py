@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from onelayer.arm_names import BASE, FULL, layer_alone
 from onelayer.errors import UserError
 from onelayer.records import read_lines
 from onelayer.report.data import Scan
@@ -43,9 +44,9 @@ def transcripts(scan: Scan) -> tuple[Transcript, ...]:
     Raises:
         UserError: a damaged ``trajectories.jsonl``.
     """
-    arms = ["base", "full"]
+    arms = [BASE, FULL]
     if scan.view is not None and scan.view.profile.ranking:
-        arms.append(f"layer-{scan.view.profile.ranking[0]:02d}")
+        arms.append(layer_alone(scan.view.profile.ranking[0]))
     found = []
     for arm in arms:
         path = scan.folder / "arms" / arm / "trajectories.jsonl"

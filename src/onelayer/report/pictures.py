@@ -29,7 +29,6 @@ COLUMNS = (
     "mean_length",
     "trained_parameters",
     "seconds",
-    "peak_memory",
 )
 
 
@@ -67,7 +66,6 @@ def csv_row(row: Entry) -> list[str]:
         row.length,
         row.parameters,
         row.seconds,
-        row.memory,
     )
     return [safe_cell(value) for value in values]
 

@@ -92,7 +92,6 @@ def _columns(view: View) -> list[Column]:
         Column("flip_sd", lambda row: wording.number(row.flip_sd, decimals)),
         Column("Parameters", lambda row: wording.whole(row.parameters)),
         Column("Time", lambda row: wording.duration(row.seconds)),
-        Column("Memory", lambda row: wording.size(row.memory)),
     ]
 
 
@@ -103,7 +102,6 @@ COLUMN_NOTES = {
     "flip_sd": "flip_sd: the training-seed standard deviation of a score at which the verdict would change.",
     "Parameters": "Parameters: how many are trained.",
     "Time": "Time: an arm's share of the wall-clock time of the arms that trained together.",
-    "Memory": "Memory: peak during training.",
 }
 
 

@@ -100,13 +100,6 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def size(num_bytes: float | None) -> str:
-    """Bytes in MB or GB."""
-    if num_bytes is None:
-        return UNKNOWN
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
-
-
 def correlation(kind: str, found: Correlation) -> str:
     """A correlation with its interval and permutation p-value."""
     if found.value is None:

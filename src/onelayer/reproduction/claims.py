@@ -3,7 +3,6 @@
 A rule never reads "not significant" as "equal": where a scan cannot tell two things apart the claim is left open.
 """
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -12,10 +11,11 @@ from typing import Literal
 
 import numpy as np
 
-from onelayer.compare import FEWEST, Correlation, correlate
+from onelayer.arm_names import FULL, layer_at_triple_rate, layer_left_out
+from onelayer.compare import FEWEST
 from onelayer.profile import StrategyProfile
+from onelayer.reproduction.rankings import GROUPS, Related, related
 from onelayer.reproduction.results import Result
-from onelayer.reproduction.study import ALGORITHMS
 
 Judgement = Literal["holds", "does not hold", "cannot tell"]
 MATCHES_FULL = ("tied with full", "better than full")
@@ -40,16 +40,6 @@ class Claim:
     rule: str
     scans: tuple[str, ...]
     """Names of the scans behind it."""
-
-
-@dataclass(frozen=True)
-class Related:
-    """Two rankings of layers and their rank correlation."""
-
-    group: str
-    first: str
-    second: str
-    correlation: Correlation
 
 
 def all_claims(results: Mapping[str, Result]) -> list[Claim]:
@@ -143,42 +133,6 @@ def middle_layers_win(results: Sequence[Result]) -> Claim:
         "A scan says yes or no where the middle third differs from the better of the others by two standard errors.",
         _names(results),
     )
-
-
-SEED, ALGORITHM, DATA, FAMILY, DOMAIN = "training seed", "algorithm", "data set", "model family", "domain"
-GROUPS = {
-    SEED: "not reported; it bounds what any other correlation can be",
-    ALGORITHM: "rankings are said to agree across algorithms",
-    DATA: "Spearman .76, NuminaMath and DeepScaleR",
-    FAMILY: "the same pattern is said to hold in all families",
-    DOMAIN: "Spearman .59, NuminaMath and DeepCoder",
-}
-
-
-def related(results: Sequence[Result]) -> list[Related]:
-    """All pairs of rankings that differ in one thing, and the rankings of the seeds of one scan."""
-    found = []
-    for result in results:
-        for (a, first), (b, second) in itertools.combinations(enumerate(result.seed_scores), 2):
-            names = (f"{result.name} seed {a}", f"{result.name} seed {b}")
-            found.append(Related(SEED, *names, spearman(first, second)))
-    for one, other in itertools.combinations(results, 2):
-        group = _what_differs(one, other)
-        if group is not None and one.profile.num_layers == other.profile.num_layers:
-            found.append(Related(group, one.name, other.name, spearman(one.curve, other.curve)))
-    return found
-
-
-def _what_differs(one: Result, other: Result) -> str | None:
-    a, b = one.scan, other.scan
-    same_family = a.base.family == b.base.family
-    if a.base == b.base:
-        return ALGORITHM
-    if same_family and a.algorithm == b.algorithm:
-        return DATA if a.domain == b.domain else DOMAIN
-    # Of the algorithms of a domain only the first has all its seeds.
-    first = a.algorithm == b.algorithm == ALGORITHMS[a.domain][0]
-    return FAMILY if first and not same_family and a.base.task == b.base.task else None
 
 
 def rankings_agree(group: str, paper: str, pairs: Sequence[Related]) -> Claim:
@@ -279,7 +233,7 @@ def vote_wins(results: Sequence[Result]) -> Claim:
     told = []
     for result in results:
         assert result.vote is not None
-        rivals = [row for row in result.vote["differences"] if row["other"].startswith(("full", "self-consistency"))]
+        rivals = [row for row in result.vote["differences"] if row["other"].startswith((FULL, "self-consistency"))]
         better = [row["ci"][0] > 0 for row in rivals]
         worse = [row["ci"][1] < 0 for row in rivals]
         judgements.append("holds" if all(better) else "does not hold" if any(worse) else "cannot tell")
@@ -308,8 +262,8 @@ def rate_does_not_matter(results: Sequence[Result]) -> Claim:
     for result in results:
         own = []
         for arm in result.profile.strategies:
-            if arm.name.endswith("-rate-x3") and arm.contribution is not None:
-                layer = int(arm.name.split("-")[1])
+            layer = layer_at_triple_rate(arm.name)
+            if layer is not None and arm.contribution is not None:
                 shift = arm.contribution - result.curve[layer]
                 shifts.append(shift)
                 apart = _intervals_apart(arm, result, layer)
@@ -384,9 +338,8 @@ def layers_are_necessary(results: Sequence[Result]) -> Claim:
     judgements: list[Judgement] = []
     told = []
     for result in results:
-        without = {
-            int(arm.name.split("-")[1]): arm for arm in result.profile.strategies if arm.name.startswith("without-")
-        }
+        left_out = [(layer_left_out(arm.name), arm) for arm in result.profile.strategies]
+        without = {layer: arm for layer, arm in left_out if layer is not None}
         if len(without) >= FEWEST and result.curve:
             best = max(result.curve, key=lambda layer: result.curve[layer])
             arm = without[best]
@@ -410,15 +363,6 @@ def layers_are_necessary(results: Sequence[Result]) -> Claim:
         "Yes where training all but the best layer ends below full, no where it is tied with full or better.",
         _names(results) if told else (),
     )
-
-
-def spearman(one: Mapping[int, float], other: Mapping[int, float]) -> Correlation:
-    """Rank correlation of two curves (layer -> value) over the layers that both have."""
-    shared = sorted(one.keys() & other.keys())
-    if len(shared) < FEWEST:
-        return Correlation(None, None, None)
-    x, y = (np.array([curve[layer] for layer in shared]) for curve in (one, other))
-    return correlate(x, y, "spearman")
 
 
 def _names(results: Sequence[Result]) -> tuple[str, ...]:

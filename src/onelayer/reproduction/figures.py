@@ -8,7 +8,7 @@ import numpy as np
 
 from onelayer.files import atomic_path
 from onelayer.profile import ArmProfile
-from onelayer.reproduction.claims import spearman
+from onelayer.reproduction.rankings import spearman
 from onelayer.reproduction.results import Result
 from onelayer.reproduction.study import ALGORITHMS, FAMILIES, TASKS
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from onelayer.errors import UserError
 from onelayer.files import write_text
-from onelayer.reproduction.claims import Claim, Related, all_claims, related
+from onelayer.reproduction.claims import Claim, all_claims
 from onelayer.reproduction.figures import draw_all
+from onelayer.reproduction.rankings import Related, related
 from onelayer.reproduction.results import Cost, Result, read_costs, read_results
 from onelayer.reproduction.study import Study
 

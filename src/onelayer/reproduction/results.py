@@ -1,16 +1,15 @@
 """What came of a study, read from the folders of its scans."""
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onelayer.files import read_object
+from onelayer.arm_names import FULL, parse
 from onelayer.profile import LayerProfile, Profile
-from onelayer.records import read_kind
+from onelayer.records import read_kind, read_object
 from onelayer.reproduction.running import Places
 from onelayer.reproduction.study import Scan, Study
 
@@ -73,10 +72,11 @@ def read_costs(folder: Path) -> dict[str, Cost]:
 def _read(scan: Scan, folder: Path) -> Result:
     by_seed: dict[int, dict[int, float]] = defaultdict(dict)
     for path in sorted(folder.glob("arms/layer-*/arm.json")):
-        if match := re.fullmatch(r"layer-(\d+)(?:-seed(\d+))?", path.parent.name):
-            by_seed[int(match[2] or 0)][int(match[1])] = read_kind(path)["score"]
+        name = parse(path.parent.name)
+        if name.layer is not None:
+            by_seed[name.seed][name.layer] = read_kind(path)["score"]
     vote = read_object(folder / "vote.json") if scan.voters else None
-    full = read_kind(folder / "arms" / "full" / "arm.json")
+    full = read_kind(folder / "arms" / FULL / "arm.json")
     return Result(
         scan,
         Profile.load(folder),

@@ -22,8 +22,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from onelayer.errors import RunStopped, UserError
-from onelayer.files import flush, make_folder, read_object, write_json, writing
+from onelayer.files import flush, in_use, is_free, make_folder, write_json, writing
 from onelayer.lock import LOCK_FILE, locked
+from onelayer.records import read_object
 from onelayer.reproduction.study import Base, Scan, Study
 
 GRACE = 40.0
@@ -252,8 +253,8 @@ def _check(study: Study, folder: Path, resume: bool) -> None:
     """
     path, record = folder / STUDY, _record(study, folder)
     if not resume:
-        if folder.exists() and (not folder.is_dir() or {entry.name for entry in folder.iterdir()} - {LOCK_FILE}):
-            raise UserError(f"output '{folder}' is not an empty folder; name a new one, or go on there with --resume")
+        if not is_free(folder, but={LOCK_FILE}):
+            raise in_use(folder, resumable=True)
         return
     if not path.is_file():
         raise UserError(f"output '{folder}' holds no reproduction that could be resumed: it has no {STUDY}")

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from onelayer.config import TaskConfig, did_you_mean
-from onelayer.errors import UserError
+from onelayer.config import TaskConfig
+from onelayer.errors import UserError, did_you_mean
 from onelayer.tasks.base import Task
 
 

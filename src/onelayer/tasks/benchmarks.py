@@ -20,8 +20,9 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import Field, ValidationError, model_validator
 
-from onelayer.config import Config, did_you_mean, read_yaml
-from onelayer.errors import UserError
+from onelayer.config import Config
+from onelayer.config_sources import read_yaml
+from onelayer.errors import UserError, did_you_mean
 from onelayer.graders.code_sandbox import grade_code
 from onelayer.graders.code_tests import CodeTests, parse_tests
 from onelayer.graders.grade import Grade
@@ -36,6 +37,8 @@ Category = Literal["Math", "Code", "Reasoning", "Language"]
 Place = str | list[str | int]
 """A column, or the way to a value inside one: names and positions."""
 P = TypeVar("P", bound="ProblemSet")
+READ_BY = {"answer_rule": "math", "strict": "math", "reference": "math", "test_stubs": "code", "packed": "code"}
+"""Keys of a problem set that only one grader reads."""
 _TEMPLATES = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
 
 
@@ -96,6 +99,9 @@ class ProblemSet(Config):
         for column in ("problem", "tests" if self.grader == "code" else "answer"):
             if column not in self.columns:
                 raise ValueError(f"the columns for the {self.grader} grader lack '{column}'")
+        for name, grader in READ_BY.items():
+            if self.grader != grader and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is for the {grader} grader, and the grader is {self.grader}; leave it out")
         for text in (self.prompt, self.chat_prompt or ""):
             try:
                 unknown = find_undeclared_variables(_TEMPLATES.parse(text)) - self.columns.keys()
