@@ -150,6 +150,7 @@ def test_the_settings_are_the_presets(model: Path) -> None:
         ("--plan 1 --task household", r"verl 0.9.1 has no GiGPO"),
         ("--plan 1 --task arithmetic --lr-scheduler-type linear", "verl has no lr_scheduler_type linear"),
         ("--plan 1 --task arithmetic --scale-rewards batch", "verl has no scale_rewards batch"),
+        ("--plan 1 --task arithmetic --no-unbiased-std", "verl divides by n - 1"),
         ("--plan 99 --task arithmetic", "the model has no layer 99"),
         ("--plan 1 --task arithmetic --layers 2", "takes --plan in the place of --layers"),
     ],
@@ -158,6 +159,13 @@ def test_wrong_input_is_one_sentence(model: Path, options: str, message: str) ->
     with pytest.raises(UserError, match=message):
         exported(model, f"export verl {options}")
     assert not (model.parent / "job").exists()
+
+
+@pytest.mark.parametrize(("epsilon", "said"), [("1e-4", True), ("1e-6", False)])
+def test_an_epsilon_that_verl_has_no_option_for_is_named(model: Path, epsilon: str, said: bool) -> None:
+    folder = exported(model, f"export verl --plan 1 --task arithmetic --advantage-epsilon {epsilon}")
+    written = "\n".join(path.read_text() for path in folder.iterdir() if path.is_file())
+    assert ("verl adds 1e-06 to the std" in written) is said
 
 
 def test_an_algorithm_that_verl_is_not_known_to_have_is_no_grpo(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,8 +35,10 @@ def config_options(kind: type[Config]) -> Callable[[F], F]:
             unset = field.default is None or field.default is False or field.default == ""
             default = "" if unset else f"  [default: {field.default}]"
             parameter, is_flag = click_type(field.annotation)
+            option = name.replace("_", "-")
+            # What a preset or the default switches on can be switched off.
             function = click.option(
-                f"--{name.replace('_', '-')}",
+                f"--{option}/--no-{option}" if is_flag else f"--{option}",
                 name,
                 type=parameter,
                 is_flag=is_flag,

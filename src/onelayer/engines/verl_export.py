@@ -17,6 +17,8 @@ from onelayer.files import atomic_folder, empty_folder
 from onelayer.model import BaseModel, model_path
 from onelayer.specs import ArmSpec
 
+ADVANTAGE_EPSILON = 1e-6
+"""What verl adds to the std of a group's rewards."""
 TESTED = "0.9.1"
 """The version of verl whose configuration was composed with what is written."""
 HOOK = "onelayer_verl"
@@ -152,6 +154,8 @@ def _refuse(config: TrainConfig, spec: ArmSpec) -> None:
         raise UserError(f"algorithm {config.algorithm} is not known to be in verl {TESTED}; take one of {known}")
     if config.scale_rewards == "batch":
         raise UserError("verl has no scale_rewards batch; take group or none")
+    if config.scale_rewards == "group" and not config.unbiased_std:
+        raise UserError("verl divides by n - 1 in the std of a group; take unbiased_std yes")
     if config.lr_scheduler_type == "linear":
         raise UserError("verl has no lr_scheduler_type linear; take constant or cosine")
     if not config.max_grad_norm:
@@ -160,8 +164,14 @@ def _refuse(config: TrainConfig, spec: ArmSpec) -> None:
 
 def _header(config: TrainConfig, spec: ArmSpec) -> str:
     data = config.task or config.dataset
+    epsilon = ""
+    if config.scale_rewards == "group" and config.advantage_epsilon != ADVANTAGE_EPSILON:
+        epsilon = (
+            f"# verl adds {ADVANTAGE_EPSILON:g} to the std that divides advantages, and has no option for it; "
+            f"advantage_epsilon {config.advantage_epsilon:g} is not exported.\n"
+        )
     return (
         f"# Plan '{spec.plan}' ({len(spec.rates)} tensors) for verl {TESTED}, written by onelayer; not run on GPUs by it.\n"
         f"# train_files and val_files are parquet files in verl's format (prompt, data_source, reward_model) of {data};\n"
-        "# the reward is verl's for data_source, or reward.custom_reward_function.\n"
+        "# the reward is verl's for data_source, or reward.custom_reward_function.\n" + epsilon
     )
