@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -88,7 +89,7 @@ def arm(name: str, plan: str, c: float, verdict: str, half: float = 0.05) -> dic
 def test_every_scan_of_the_study_is_a_valid_command(scale: Scale, tmp_path: Path) -> None:
     study = study_of(scale)
     assert len({scan.name for scan in study.scans}) == len(study.scans)
-    cells = {(scan.base.family, scan.domain, scan.algorithm) for scan in study.scans if not scan.depth_study}
+    cells = {(scan.base.family, scan.domain, scan.algorithm) for scan in study.scans if scan.part == "main"}
     assert cells == {(f, d, a) for f in FAMILIES for d, names in ALGORITHMS.items() for a in names}  # type: ignore[comparison-overlap]
     for scan in study.scans:
         pieces = scan.arguments(tmp_path / "bases", tmp_path / "scans")[1:]
@@ -245,9 +246,14 @@ def test_what_two_scans_differ_in() -> None:
         result("other", curve, base=other),
         result("other dr", curve, base=other, algorithm="dr_grpo"),
     ]
+    # Another rate is compared with the scan of the same model and algorithm alone, and only if it is another one.
+    for name, rate in (("faster", 3e-4), ("the same", 1e-4)):
+        alike = result(name, curve)
+        all_of_them.append(replace(alike, scan=replace(alike.scan, part="rate"), learning_rate=rate))
     found = {(pair.first, pair.second): (pair.group, pair.correlation.value) for pair in rankings.related(all_of_them)}
     assert found == {
         ("one seed 0", "one seed 1"): (rankings.SEED, pytest.approx(-1)),
+        ("one", "faster"): (rankings.RATE, pytest.approx(1)),
         ("one", "dr"): (rankings.ALGORITHM, pytest.approx(-1)),
         ("one", "boxed"): (rankings.DATA, pytest.approx(1)),
         ("one", "other"): (rankings.FAMILY, pytest.approx(1)),

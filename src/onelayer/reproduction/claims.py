@@ -44,9 +44,9 @@ class Claim:
 
 def all_claims(results: Mapping[str, Result]) -> list[Claim]:
     """Every claim for which there is a scan, in the order of the paper."""
-    main = [result for result in results.values() if not result.scan.depth_study and result.judged]
+    main = [result for result in results.values() if result.scan.part == "main" and result.judged]
     with_arms = [result for result in main if result.profile.strategies]
-    pairs = related(main)
+    pairs = related([result for result in results.values() if result.scan.part != "depth" and result.judged])
     claims = [
         one_layer_is_enough(main),
         middle_layers_win(main),

@@ -19,8 +19,8 @@ GREY = "#59636f"
 
 def draw_all(results: Mapping[str, Result], folder: Path) -> dict[str, Path]:
     """Draw what there are results for: name -> file."""
-    main = [result for result in results.values() if result.curve and not result.scan.depth_study]
-    depth = [result for result in results.values() if result.curve and result.scan.depth_study]
+    main = [result for result in results.values() if result.curve and result.scan.part == "main"]
+    depth = [result for result in results.values() if result.curve and result.scan.part == "depth"]
     with_arms = [result for result in main if result.profile.strategies]
     drawn = {}
     if main:

@@ -56,11 +56,11 @@ def render(
     if "curves" in pictures:
         parts.append(_picture("curves", pictures))
     parts += ["## The claims one by one", *(_claim(claim) for claim in claims)]
-    main = [result for result in results.values() if result.curve and not result.scan.depth_study]
+    ranked = [result for result in results.values() if result.curve and result.scan.part != "depth"]
     parts += ["## Rank correlations"]
     if "matrix" in pictures:
         parts.append(_picture("matrix", pictures))
-    parts.append(_correlations(related(main)))
+    parts.append(_correlations(related(ranked)))
     if "strategies" in pictures:
         parts += ["## Strategies", _picture("strategies", pictures)]
     if "depth" in pictures:

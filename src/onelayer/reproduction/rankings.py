@@ -10,9 +10,11 @@ from onelayer.compare import FEWEST, Correlation, correlate
 from onelayer.reproduction.results import Result
 from onelayer.reproduction.study import ALGORITHMS
 
-SEED, ALGORITHM, DATA, FAMILY, DOMAIN = "training seed", "algorithm", "data set", "model family", "domain"
+SEED, RATE, ALGORITHM = "training seed", "learning rate", "algorithm"
+DATA, FAMILY, DOMAIN = "data set", "model family", "domain"
 GROUPS = {
     SEED: "not reported; it bounds what any other correlation can be",
+    RATE: "C moves by at most 0.03 at three times the rate, best and worst five layers",
     ALGORITHM: "rankings are said to agree across algorithms",
     DATA: "Spearman .76, NuminaMath and DeepScaleR",
     FAMILY: "the same pattern is said to hold in all families",
@@ -48,6 +50,9 @@ def related(results: Sequence[Result]) -> list[Related]:
 def _what_differs(one: Result, other: Result) -> str | None:
     a, b = one.scan, other.scan
     same_family = a.base.family == b.base.family
+    if "rate" in (a.part, b.part):
+        alike = a.base == b.base and a.algorithm == b.algorithm and a.part != b.part
+        return RATE if alike and one.learning_rate != other.learning_rate else None
     if a.base == b.base:
         return ALGORITHM
     if same_family and a.algorithm == b.algorithm:

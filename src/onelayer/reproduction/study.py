@@ -13,6 +13,7 @@ from typing import Literal
 
 Domain = Literal["math", "code", "agentic"]
 Scale = Literal["tiny", "gpu"]
+Part = Literal["main", "depth", "rate"]
 
 FAMILIES = ("qwen3", "qwen2.5")
 TASKS: dict[Domain, str] = {"math": "arithmetic", "code": "code", "agentic": "household"}
@@ -33,6 +34,8 @@ ANALYSES: dict[str, str | int | bool] = {
     "lr_check": True,
 }
 VOTERS = 5
+OTHER_RATE: dict[Domain, float] = {"math": 3e-4, "code": 1e-4, "agentic": 1e-4}
+"""Of the two rates of the tiny study the one that full training does not choose in the first family, with GRPO."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,8 @@ class Scan:
     algorithm: str
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     voters: int = 0
-    depth_study: bool = False
-    """Whether it asks when the middle begins to win, and stays out of the other comparisons."""
+    part: Part = "main"
+    """Depth asks when the middle begins to win, rate for the ranking at another rate: they are in no other comparison."""
 
     @property
     def seeds(self) -> int:
@@ -158,13 +161,24 @@ def study_of(scale: Scale) -> Study:
     scans.append(Scan("boxed-qwen3-grpo", boxed, "math", "grpo", {**common, "seeds": SEEDS}))
     if not on_gpu:
         scans += [
-            Scan(f"math-{base.name}", base, "math", "grpo", dict(common), depth_study=True)
+            Scan(f"math-{base.name}", base, "math", "grpo", dict(common), part="depth")
             for base in (
                 Base("qwen3-4-layers", "qwen3", "arithmetic", layers=4),
                 Base("qwen3-16-layers", "qwen3", "arithmetic", layers=16),
                 Base("qwen3-300-steps", "qwen3", "arithmetic", steps=300),
                 Base("qwen3-3000-steps", "qwen3", "arithmetic", steps=3000),
             )
+        ]
+        scans += [
+            Scan(
+                f"{domain}-{FAMILIES[0]}-grpo-rate-{rate:.0e}",
+                base_of(FAMILIES[0], TASKS[domain]),
+                domain,
+                "grpo",
+                {"learning_rate": rate},
+                part="rate",
+            )
+            for domain, rate in OTHER_RATE.items()
         ]
     # What takes long begins first, so that the processes end together.
     return Study(scale, tuple(sorted(scans, key=lambda scan: -scan.seeds * (3 if scan.voters else 1))))
