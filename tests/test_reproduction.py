@@ -333,8 +333,10 @@ def test_the_page_names_every_claim_and_command(tmp_path: Path) -> None:
         "math-qwen3-grpo": result("math-qwen3-grpo", [0.9, 0.95, 0.3], arms=arms),
         "math-qwen2.5-grpo": result("math-qwen2.5-grpo", [0.8, 0.95, 0.3], base=other),
     }
+    deeper = result("deeper", [0.2, 0.9, 0.3])
+    results["deeper"] = replace(deeper, scan=replace(deeper.scan, part="depth"))
     pictures = page.draw_all(results, tmp_path)
-    assert set(pictures) == {"curves", "matrix", "strategies"}
+    assert set(pictures) == {"curves", "matrix", "strategies", "depth"}
     bytes_before = pictures["matrix"].read_bytes()
     assert page.draw_all(results, tmp_path)["matrix"].read_bytes() == bytes_before
     judged = claims.all_claims(results)
@@ -346,7 +348,10 @@ def test_the_page_names_every_claim_and_command(tmp_path: Path) -> None:
         assert f"### {claim.title}" in text
     for scan in study.scans:
         assert scan.command(page.SHOWN_BASES, page.SHOWN_SCANS) in text
-    assert len(re.findall(r"^!\[", text, re.MULTILINE)) == 3
+    assert len(re.findall(r"^!\[", text, re.MULTILINE)) == 4
+    # It is in its own section and in no claim.
+    assert "- deeper: mean C of the lower third 0.20, middle third 0.90, upper third 0.30" in text.split("When does")[1]
+    assert not any("deeper" in claim.scans for claim in judged)
     assert sys.version.split()[0] in text
 
 

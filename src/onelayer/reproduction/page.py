@@ -7,7 +7,7 @@ from pathlib import Path
 
 from onelayer.errors import UserError
 from onelayer.files import write_text
-from onelayer.reproduction.claims import Claim, all_claims
+from onelayer.reproduction.claims import Claim, all_claims, middle_layers_win
 from onelayer.reproduction.figures import draw_all
 from onelayer.reproduction.rankings import Related, related
 from onelayer.reproduction.results import Cost, Result, read_costs, read_results
@@ -64,7 +64,9 @@ def render(
     if "strategies" in pictures:
         parts += ["## Strategies", _picture("strategies", pictures)]
     if "depth" in pictures:
-        parts += ["## When does the middle begin to win?", _picture("depth", pictures)]
+        aside = [result for result in results.values() if result.scan.part == "depth" and result.judged]
+        claim = middle_layers_win(aside)
+        parts += ["## When does the middle begin to win?", _picture("depth", pictures), _listed(claim.measured)]
     parts += ["## The scans", _scans(results, costs)]
     return "\n\n".join(parts) + "\n"
 
@@ -109,10 +111,12 @@ def _summary(claims: Sequence[Claim]) -> str:
 
 
 def _claim(claim: Claim) -> str:
-    listed = "\n".join(f"- {piece}" for piece in claim.measured)
-    return (
-        f"### {claim.title}\n\nThe paper: {claim.paper}. Here: **{claim.judgement}**.\n\n{listed}\n\nRule: {claim.rule}"
-    )
+    head = f"### {claim.title}\n\nThe paper: {claim.paper}. Here: **{claim.judgement}**."
+    return "\n\n".join([head, _listed(claim.measured), f"Rule: {claim.rule}"])
+
+
+def _listed(pieces: Sequence[str]) -> str:
+    return "\n".join(f"- {piece}" for piece in pieces)
 
 
 def _picture(name: str, pictures: Mapping[str, Path]) -> str:
