@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import matplotlib.pyplot as plt
 import pytest
 from rich.console import Console
 
@@ -22,7 +23,7 @@ from onelayer.contribution import Additivity
 from onelayer.errors import RunStopped, UserError
 from onelayer.options import build_config
 from onelayer.profile import Profile
-from onelayer.reproduction import claims, page, rankings, running
+from onelayer.reproduction import claims, figures, page, rankings, running
 from onelayer.reproduction.results import Result, read_costs, read_results
 from onelayer.reproduction.running import Failed, Places, run_study
 from onelayer.reproduction.study import ALGORITHMS, FAMILIES, Base, Scale, Scan, Study, study_of
@@ -353,6 +354,13 @@ def test_the_page_names_every_claim_and_command(tmp_path: Path) -> None:
     assert "- deeper: mean C of the lower third 0.20, middle third 0.90, upper third 0.30" in text.split("When does")[1]
     assert not any("deeper" in claim.scans for claim in judged)
     assert sys.version.split()[0] in text
+
+
+def test_a_correlation_of_nothing_is_written_into_its_cell() -> None:
+    curves = ([0.1, 0.2, 0.3, 0.4], [0.3, 0.1, 0.4, 0.2])  # rank differences 2, 1, 1, 2: 1 - 6 * 10 / 60 = 0
+    figure = figures.matrix([result(name, curve) for name, curve in zip("ab", curves, strict=True)])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1.00", "0.00", "0.00", "1.00"]
+    plt.close(figure)
 
 
 def test_the_command_judges_what_is_there(

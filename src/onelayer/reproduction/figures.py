@@ -95,7 +95,8 @@ def matrix(results: Sequence[Result]) -> Any:
         results,
         key=lambda r: (list(TASKS).index(r.scan.domain), r.scan.base.task, r.scan.base.family, order[r.scan.algorithm]),
     )
-    values = np.array([[spearman(one.curve, other.curve).value or np.nan for other in shown] for one in shown])
+    # None, where too few layers are shared, becomes NaN.
+    values = np.array([[spearman(one.curve, other.curve).value for other in shown] for one in shown], dtype=float)
     names = [result.name for result in shown]
     figure, axis = plt.subplots(figsize=(9, 8))
     image = axis.imshow(values, vmin=-1, vmax=1, cmap="RdBu")
@@ -138,7 +139,7 @@ def depths(results: Sequence[Result]) -> Any:
     """C against relative depth for models of other depths and other lengths of pretraining."""
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(7, 4))
+    figure, axis = plt.subplots(figsize=(9, 4))
     for result in results:
         base = result.scan.base
         label = f"{base.layers} layers, {base.steps} steps of pretraining"
@@ -147,7 +148,7 @@ def depths(results: Sequence[Result]) -> Any:
     _references(axis)
     axis.set_xlabel("relative depth k / (L - 1)")
     axis.set_ylabel("C(k)")
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     return figure
 
