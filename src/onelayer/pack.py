@@ -171,12 +171,12 @@ def _by_row(module: nn.Module, tables: Mapping[int, Table], blocks: Packed) -> F
 
     def forward(x: Tensor) -> Tensor:
         nonlocal seen
-        if len(x) != blocks.total:
+        if x.shape[0] != blocks.total:
             return by_block(x)
         places = blocks.places(owners, x.device)
         if seen is None or seen[0] is not places:  # rows have left since the last pass
             seen = places, stacked[places]
-        with _with_parameters(module, {"weight": seen[1].view(len(x), *[1] * (x.ndim - 2), -1)}):  # type: ignore[dict-item]
+        with _with_parameters(module, {"weight": seen[1].view(x.shape[0], *[1] * (x.ndim - 2), -1)}):  # type: ignore[dict-item]
             return plain(x)
 
     return forward
@@ -193,7 +193,8 @@ def _by_block(module: nn.Module, tables: Mapping[int, Table], blocks: Packed) ->
     everyone.update(tables.items())
 
     def compute(x: Tensor, owner: int | None) -> Tensor:
-        rows = len(x)
+        # Sizes by shape: len() of a tensor is a function of Python's and takes as long as a small addition.
+        rows = x.shape[0]
         if product and x.numel() < MIN_ROWS * x.shape[-1]:
             x = filled(x, MIN_ROWS)
         if bare:
@@ -203,12 +204,12 @@ def _by_block(module: nn.Module, tables: Mapping[int, Table], blocks: Packed) ->
         else:
             with _with_parameters(module, tables[owner]):
                 y = plain(x)
-        return y if len(y) == rows else y[:rows]
+        return y if x.shape[0] == rows else y[:rows]
 
     def forward(x: Tensor) -> Tensor:
-        each, rest = divmod(len(x), blocks.total)
+        each, rest = divmod(x.shape[0], blocks.total)
         if rest:
-            raise RuntimeError(f"{type(module).__name__}: {len(x)} rows do not belong to a batch of {blocks.total}")
+            raise RuntimeError(f"{type(module).__name__}: {x.shape[0]} rows do not belong to a batch of {blocks.total}")
         cut = blocks.cut(owners, max(1, x.numel() // x.shape[-1] // blocks.total))
         results = [compute(x[start * each : stop * each], owner) for start, stop, owner in cut.spans]
         result = results[0] if len(results) == 1 else torch.cat(results)
