@@ -51,7 +51,7 @@ def _wrap_libraries(at: Callable[[str, object], None]) -> None:
     import pyarrow.parquet as pq
     import transformers.modeling_utils as transformers
 
-    from onelayer import arm, checkpoints
+    from onelayer import checkpoints, delta_files
 
     def torn_save(save: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(tensors: Any, path: Any, *more: Any, **named: Any) -> None:
@@ -63,7 +63,7 @@ def _wrap_libraries(at: Callable[[str, object], None]) -> None:
 
         return wrapped
 
-    for module in (arm, checkpoints):
+    for module in (checkpoints, delta_files):
         module.save_file = torn_save(module.save_file)
     transformers.safe_save_file = torn_save(transformers.safe_save_file)
     write_table = pq.write_table
