@@ -18,6 +18,7 @@ from onelayer.files import (
     read_record,
     read_sealed,
     read_sealed_or_before,
+    remove_leftovers,
     write_json,
     write_sealed,
     write_text,
@@ -131,3 +132,13 @@ def test_judging_elsewhere_can_be_repeated_until_it_is_done(tmp_path: Path, monk
     judge_csv(scores, output)
     with pytest.raises(UserError, match="not an empty folder"):
         judge_csv(scores, output)
+
+
+def test_what_killed_processes_left_is_removed_file_or_folder(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / ".a.json.host.1.tmp").write_text("{")
+    (tmp_path / "below" / ".model.host.1.tmp").mkdir()
+    (tmp_path / "below" / ".model.host.1.tmp" / ".weights.host.1.tmp").touch()
+    (tmp_path / "below" / "kept").touch()
+    remove_leftovers(tmp_path)
+    assert [path.name for path in (tmp_path / "below").iterdir()] == ["kept"]

@@ -20,11 +20,11 @@ from onelayer.config import BenchmarkConfig, EvalConfig
 from onelayer.delta_files import as_weights, delta_file, read_delta_for, read_delta_header
 from onelayer.errors import UserError
 from onelayer.estimates import Estimate, estimate_benchmark
-from onelayer.files import checksum, in_use, is_free, make_folder
+from onelayer.files import checksum, make_folder
 from onelayer.graders.grade import Grade, failure_sentence
 from onelayer.grading import cut_texts, grade_all
 from onelayer.harness import HarnessScores, HarnessTask, parse_tasks, run_harness
-from onelayer.lock import LOCK_FILE, locked
+from onelayer.lock import locked, require_free
 from onelayer.manifest import versions
 from onelayer.model import BaseModel
 from onelayer.out_of_memory import with_fewer_rows
@@ -48,8 +48,7 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console, base
     """
     if config.resume and not output.is_dir():
         raise UserError(f"output '{output}' holds no results that could be continued: there is no such folder")
-    if not config.resume and not is_free(output, but={LOCK_FILE}):
-        raise in_use(output, resumable=True)
+    require_free(output, resume=config.resume)
     benchmarks = [get_benchmark(name.strip()) for name in config.benchmarks.split(",")] if config.benchmarks else []
     tasks = parse_tasks(config.harness) if config.harness else []
     names = [each.name for each in benchmarks] + [each.name for each in tasks]

@@ -67,7 +67,10 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to; flushed to disk and renamed to ``path`` when the block succeeds.
+    """A temporary path beside ``path`` for a file, or a folder, to be written to: ``path`` is there whole or not at all.
+
+    When the block succeeds, what it wrote is flushed to disk and renamed to ``path``. A folder may only take the place of
+    an empty one.
 
     Raises:
         WriteFailed: the disk refused it.
@@ -76,37 +79,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             _remove_abandoned(path)
-            yield temporary
-            flush(temporary)
-            temporary.replace(path)
-            flush(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path`` to fill, so that ``path`` is there whole or not at all.
-
-    When the block succeeds, all that it wrote is flushed to disk and the folder renamed to ``path``, which may be an
-    empty folder until then.
-
-    Raises:
-        WriteFailed: the disk refused it.
-    """
-    temporary = _temporary(path)
-    try:
-        with writing(path):
-            _remove_abandoned(path)
-            temporary.mkdir(parents=True)
             yield temporary
             for written in (*temporary.rglob("*"), temporary):
                 flush(written)
             temporary.replace(path)
             flush(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _remove(temporary)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """As :func:`atomic_path`, for a folder, which is made.
+
+    Raises:
+        WriteFailed: the disk refused it.
+    """
+    with atomic_path(path) as temporary:
+        temporary.mkdir(parents=True)
+        yield temporary
 
 
 def _temporary(path: Path) -> Path:
@@ -123,10 +115,15 @@ def _remove_abandoned(path: Path) -> None:
     for left in path.parent.glob(f".{glob.escape(path.name)}.{_machine()}.*.tmp"):
         number = left.name.split(".")[-2]
         if number.isdecimal() and not psutil.pid_exists(int(number)):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+            _remove(left)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def empty_folder(path: Path) -> None:
@@ -163,9 +160,9 @@ def flush(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed processes have left anywhere below a folder that nobody else writes to."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    """Remove what :func:`atomic_path` of killed processes has left anywhere below a folder that nobody else writes to."""
+    for path in [*folder.rglob(".*.tmp")]:
+        _remove(path)
 
 
 def make_folder(path: Path) -> Path:
@@ -241,10 +238,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
         ValueError: the content is not what was written.
         OSError: there is no such file, or it cannot be read.
     """
-    value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict) or value.pop(SEAL, None) != _seal(value):
-        raise ValueError("its checksum does not fit its content")
-    return value
+    return _read_object(path, sealed=True)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -254,8 +248,13 @@ def read_record(path: Path) -> dict[str, Any]:
         ValueError: the content is not what was written.
         OSError: there is no such file, or it cannot be read.
     """
+    return _read_object(path, sealed=False)
+
+
+def _read_object(path: Path, *, sealed: bool) -> dict[str, Any]:
+    """Read a JSON object, without its checksum, which has to be there where it is ``sealed``."""
     value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict) or not seal_holds(value):
+    if not isinstance(value, dict) or (sealed and SEAL not in value) or not seal_holds(value):
         raise ValueError("its checksum does not fit its content")
     return {key: item for key, item in value.items() if key != SEAL}
 

@@ -18,10 +18,20 @@ from typing import Any
 import psutil
 
 from onelayer.errors import UserError
-from onelayer.files import why
+from onelayer.files import in_use, is_free, why
 
 LOCK_FILE = ".lock"
 """In the folder, while a process works there, or after one was killed."""
+
+
+def require_free(folder: Path, *, resume: bool) -> None:
+    """Check that a command may write to a folder: nothing is in it, or at most the lock of one that was killed.
+
+    Raises:
+        UserError: there is something else, and the command is not to ``resume`` what it is.
+    """
+    if not resume and not is_free(folder, but={LOCK_FILE}):
+        raise in_use(folder, resumable=True)
 
 
 @contextmanager

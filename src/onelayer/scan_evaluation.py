@@ -19,8 +19,6 @@ from onelayer.errors import UserError
 from onelayer.evaluation import evaluate_model
 from onelayer.files import (
     checksum,
-    in_use,
-    is_free,
     make_folder,
     remove_leftovers,
     write_json,
@@ -28,7 +26,7 @@ from onelayer.files import (
     write_text,
 )
 from onelayer.judge import judge_scan, read_manifest
-from onelayer.lock import LOCK_FILE, locked
+from onelayer.lock import locked, require_free
 from onelayer.model import BaseModel
 from onelayer.profile import Profile
 from onelayer.records import read_kind
@@ -53,8 +51,7 @@ def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Pr
     base = load_model(config.model_copy(update={"model": config.model or settings.get("model")}))
     if base.hash != manifest.get("base_hash"):
         raise UserError(f"the scan '{scan}' was made on another base than '{base.name}': their tensors differ")
-    if not config.resume and not is_free(output, but={LOCK_FILE}):
-        raise in_use(output, resumable=True)
+    require_free(output, resume=config.resume)
     with locked(make_folder(output)) as left_behind:
         remove_leftovers(output)
         if left_behind:

@@ -22,8 +22,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from onelayer.errors import RunStopped, UserError
-from onelayer.files import flush, in_use, is_free, make_folder, write_json, writing
-from onelayer.lock import LOCK_FILE, locked
+from onelayer.files import atomic_path, make_folder, write_json
+from onelayer.lock import locked, require_free
 from onelayer.records import read_object
 from onelayer.reproduction.study import Base, Scan, Study
 
@@ -215,13 +215,8 @@ def _run(study: Study, folder: Path, workers: int, console: Console) -> None:
 
 
 def _make(base: Base, places: Places, processes: _Processes) -> None:
-    partial = places.bases / f".{base.name}.partial"
-    processes.run(base.name, ["onelayer.reproduction.pretraining", *base.arguments(partial)])
-    with writing(partial):
-        for written in (*partial.iterdir(), partial):
-            flush(written)
-        partial.rename(places.bases / base.name)
-        flush(places.bases)
+    with atomic_path(places.bases / base.name) as partial:
+        processes.run(base.name, ["onelayer.reproduction.pretraining", *base.arguments(partial)])
 
 
 def _scan(scan: Scan, base: "Future[None] | None", places: Places, processes: _Processes) -> None:
@@ -252,9 +247,8 @@ def _check(study: Study, folder: Path, resume: bool) -> None:
         UserError: it does not.
     """
     path, record = folder / STUDY, _record(study, folder)
+    require_free(folder, resume=resume)
     if not resume:
-        if not is_free(folder, but={LOCK_FILE}):
-            raise in_use(folder, resumable=True)
         return
     if not path.is_file():
         raise UserError(f"output '{folder}' holds no reproduction that could be resumed: it has no {STUDY}")
