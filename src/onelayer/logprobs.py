@@ -139,6 +139,7 @@ class _FrozenHead(torch.autograd.Function):
         if temperature != 1:
             logits.div_(temperature)
         all_logps = logits.log_softmax(-1)
+        del logits  # what follows makes two more of their size
         logps = all_logps.gather(-1, targets[:, None])[:, 0]
         probabilities = all_logps.exp()
         entropy = -(all_logps.mul_(probabilities)).sum(-1)
