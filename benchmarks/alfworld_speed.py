@@ -20,9 +20,9 @@ from typing import Any
 
 import psutil
 
-from onelayer.environments.alfworld import DATA_FOLDER, Alfworld, Game, import_engine, read_games
-from onelayer.environments.alfworld_games import write_games
-from onelayer.environments.workers import WorkerPool
+from onelayer.tasks.environments.alfworld import DATA_FOLDER, Alfworld, Game, import_engine, read_games
+from onelayer.tasks.environments.alfworld_games import write_games
+from onelayer.tasks.environments.workers import WorkerPool
 
 EPISODE = 50
 

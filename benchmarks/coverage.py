@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onelayer.contrasts import PairedScores
-from onelayer.contribution import analyse
+from onelayer.judging.contrasts import PairedScores
+from onelayer.judging.contribution import analyse
 
 SAMPLES = 4
 SPREAD = 8.0

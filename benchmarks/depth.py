@@ -24,10 +24,10 @@ def measure(plan: str, args: argparse.Namespace) -> tuple[float, float, float]:
     """Median forward and backward seconds of processor time, and MB that the update adds to the peak memory."""
     from transformers import AutoModelForCausalLM, Qwen3Config
 
-    from onelayer.arm import Arm, OptimizerSettings
-    from onelayer.logprobs import Tokens, completion_logprobs
-    from onelayer.model import wrap_model
-    from onelayer.plan import parse_plan, resolve
+    from onelayer.arms.arm import Arm, OptimizerSettings
+    from onelayer.arms.plan import parse_plan, resolve
+    from onelayer.models.base import wrap_model
+    from onelayer.models.logprobs import Tokens, completion_logprobs
 
     class NoTokenizer:
         eos_token_id = 1

@@ -27,13 +27,13 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from hostile import ANSWERS, HONEST, PROGRAMS, TESTS
 
-from onelayer.graders.code_sandbox import grade_code
-from onelayer.graders.grade import count_reasons
-from onelayer.graders.math_answer import grade_math
-from onelayer.graders.math_pool import MathPool
-from onelayer.graders.math_text import compare_plainly, normalize, reference_answer
-from onelayer.graders.probes import probe, statement
-from onelayer.graders.sandbox import Sandbox
+from onelayer.tasks.graders.code_sandbox import grade_code
+from onelayer.tasks.graders.grade import count_reasons
+from onelayer.tasks.graders.math_answer import grade_math
+from onelayer.tasks.graders.math_pool import MathPool
+from onelayer.tasks.graders.math_text import compare_plainly, normalize, reference_answer
+from onelayer.tasks.graders.probes import probe, statement
+from onelayer.tasks.graders.sandbox import Sandbox
 
 WORKERS = 2
 OFFICIAL_SECONDS = 3.0  # the time limit of HumanEval's own harness
@@ -117,7 +117,7 @@ def measure_math(data: Path) -> int:
 
 def mathematics(pairs: list[tuple[str, str]]) -> str:
     """Where the time goes that a worker takes, for what text and numbers do not decide."""
-    from onelayer.graders import math_worker
+    from onelayer.tasks.graders import math_worker
 
     logging.disable(logging.CRITICAL)
     for example in math_worker.WARM_UP:

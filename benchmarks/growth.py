@@ -35,12 +35,12 @@ def scan_step(layers: int, rows: int, tokens: int) -> dict[str, float]:
     """Seconds and MB of a step of a scan: ``rows`` rows an arm, ``tokens`` new tokens each."""
     from transformers import AutoModelForCausalLM, Qwen3Config
 
-    from onelayer.config import TrainConfig
-    from onelayer.loop import Training, train_step
-    from onelayer.model import wrap_model
-    from onelayer.prompts import EncodedSplit
-    from onelayer.specs import create_arm, spec_of
+    from onelayer.arms.spec import create_arm, spec_of
+    from onelayer.config.configs import TrainConfig
+    from onelayer.models.base import wrap_model
     from onelayer.tasks.base import Problem
+    from onelayer.training.loop import Training, train_step
+    from onelayer.training.prompts import EncodedSplit
 
     class NoTokenizer:
         eos_token_id = 1
@@ -93,7 +93,7 @@ def scan_step(layers: int, rows: int, tokens: int) -> dict[str, float]:
 
 def logprobs(vocabulary: int) -> dict[str, float]:
     """Seconds and MB of the log-probabilities of some thousand tokens and their gradient, beyond the head itself."""
-    from onelayer.logprobs import head_logprobs
+    from onelayer.models.logprobs import head_logprobs
 
     hidden = torch.randn(LOGPROB_TOKENS, WIDTH, requires_grad=True)
     head = torch.nn.Linear(WIDTH, vocabulary, bias=False).requires_grad_(False)

@@ -35,15 +35,15 @@ def run(settings: dict[str, Any]) -> tuple[float, float]:
     """Measured and predicted peak in MB."""
     from transformers import AutoModelForCausalLM, Qwen3Config
 
-    from onelayer.config import TrainConfig
-    from onelayer.loop import Training, train_step
-    from onelayer.memory import memory_of
-    from onelayer.model import wrap_model
-    from onelayer.prepacked import prepack
-    from onelayer.prompts import EncodedSplit
-    from onelayer.rollout import evaluate
-    from onelayer.specs import create_arm, spec_of
+    from onelayer.arms.spec import create_arm, spec_of
+    from onelayer.commands.memory import memory_of
+    from onelayer.config.configs import TrainConfig
+    from onelayer.models.base import wrap_model
+    from onelayer.models.prepacked import prepack
     from onelayer.tasks.base import Problem
+    from onelayer.training.loop import Training, train_step
+    from onelayer.training.prompts import EncodedSplit
+    from onelayer.training.rollout import evaluate
 
     class NoTokenizer:
         eos_token_id = 1

@@ -23,10 +23,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 import transformers
 
-from onelayer.model import BaseModel, load_base, wrap_model
-from onelayer.prompts import encode_split
-from onelayer.sample import Completions, Key, Row, Sampling, sample_policies
+from onelayer.models.base import BaseModel, load_base, wrap_model
 from onelayer.tasks.arithmetic import ArithmeticTask
+from onelayer.training.prompts import encode_split
+from onelayer.training.sample import Completions, Key, Row, Sampling, sample_policies
 
 
 class NoTokenizer:

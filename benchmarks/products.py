@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from onelayer.prepacked import prepack
+from onelayer.models.prepacked import prepack
 
 LAYERS, WIDTH, INNER, VALUES, VOCABULARY = 12, 512, 1536, 256, 8192
 

@@ -18,11 +18,11 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from onelayer import phases
-from onelayer.contrasts import unit
-from onelayer.contribution import Rules
-from onelayer.recommend import tied_with
-from onelayer.scores import read_scan
+from onelayer.commands import scan_phases as phases
+from onelayer.judging.contrasts import unit
+from onelayer.judging.contribution import Rules
+from onelayer.judging.measured import read_scan
+from onelayer.judging.recommend import tied_with
 
 Search = Callable[[int], tuple[int, float]]
 """Seed number -> (layer that the search returns, its cost)."""

@@ -17,10 +17,10 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
-from onelayer import config as configurations
-from onelayer.cli import cli
-from onelayer.config import Config
-from onelayer.options import click_type
+from onelayer.commands.cli import cli
+from onelayer.commands.flags import click_type
+from onelayer.config import configs as configurations
+from onelayer.config.configs import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = "source"

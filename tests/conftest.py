@@ -26,8 +26,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from onelayer.cli import main
-from onelayer.model import BaseModel, load_base
+from onelayer.commands.cli import main
+from onelayer.models.base import BaseModel, load_base
 from onelayer.tasks.base import Problem, Split
 
 transformers.utils.logging.disable_progress_bar()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from onelayer import __version__, doctor
+from onelayer import __version__
+from onelayer.commands import doctor
 from tests.conftest import Command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,7 +123,7 @@ def test_doctor_outlives_what_is_broken(monkeypatch: pytest.MonkeyPatch, tmp_pat
         raise OSError(38, "no")
 
     monkeypatch.setattr(doctor, "requires", not_installed)
-    monkeypatch.setattr("onelayer.graders.sandbox.Sandbox", no_sandbox)
+    monkeypatch.setattr("onelayer.tasks.graders.sandbox.Sandbox", no_sandbox)
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("fcntl.flock", no_locks)
@@ -196,7 +197,7 @@ def test_bash_completes_commands_options_tasks_presets_and_choices(tmp_path: Pat
 
 def test_help_and_completion_do_not_wait_for_torch() -> None:
     program = (
-        "import sys; sys.argv = ['onelayer', 'scan', '--help']; from onelayer.cli import main; main(); "
+        "import sys; sys.argv = ['onelayer', 'scan', '--help']; from onelayer.commands.cli import main; main(); "
         "assert not {'torch', 'transformers'} & sys.modules.keys()"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}

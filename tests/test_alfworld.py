@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from onelayer.environments.alfworld import DATA_FOLDER, TASK_TYPES, Alfworld, data_folder, import_engine, read_games
-from onelayer.environments.workers import WorkerPool
 from onelayer.errors import UserError
+from onelayer.tasks.environments.alfworld import (
+    DATA_FOLDER,
+    TASK_TYPES,
+    Alfworld,
+    data_folder,
+    import_engine,
+    read_games,
+)
+from onelayer.tasks.environments.workers import WorkerPool
 
 try:
-    from onelayer.environments.alfworld_games import write_games
+    from onelayer.tasks.environments.alfworld_games import write_games
 
     import_engine()
     installed = True

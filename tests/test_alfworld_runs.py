@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from onelayer.cli import main
-from onelayer.scores import read_scores
+from onelayer.commands.cli import main
+from onelayer.storage.scores import read_scores
 from tests.conftest import save_model
 from tests.test_alfworld import installed, write_games
 from tests.test_presets import preset

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from onelayer.algorithms.grpo import clipped_loss, group_advantages, leave_one_out_advantages, token_weights
-from onelayer.algorithms.options import ALGORITHM_SETTINGS, GIGPO_DEFAULTS
-from onelayer.batch import advantages_of
-from onelayer.config import TrainConfig
-from onelayer.config_sources import build
+from onelayer.config.algorithm import ALGORITHM_SETTINGS, GIGPO_DEFAULTS
+from onelayer.config.configs import TrainConfig
+from onelayer.config.sources import build
 from onelayer.errors import UserError
+from onelayer.training.algorithms.grpo import clipped_loss, group_advantages, leave_one_out_advantages, token_weights
+from onelayer.training.batch import advantages_of
 
 
 def config_of(*sources: dict[str, Any]) -> TrainConfig:

@@ -96,7 +96,7 @@ def test_a_stitched_model_is_the_union_of_its_deltas(onelayer: Command, data: Pa
 
 def test_halving_takes_the_decisions_that_a_full_scan_shows(onelayer: Command, data: Path) -> None:  # noqa: F811
     """Arms do not depend on their company, so a search can be replayed on the curves of a full scan."""
-    from onelayer import phases
+    from onelayer.commands import scan_phases as phases
 
     save_model(data / "m", layers=4)
     own = OWN.replace("--eval-steps 6", "--eval-steps 3")

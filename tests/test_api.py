@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import onelayer
-from onelayer.model import load_base
+from onelayer.models.base import load_base
 from tests.conftest import save_model
 
 ROOT = Path(__file__).parent.parent
@@ -156,7 +156,7 @@ def test_a_delta_worn_for_a_while(arm: onelayer.TrainedArm) -> None:
 def test_merged_and_delta_folders_have_a_card(data: Path) -> None:
     from click.testing import CliRunner
 
-    from onelayer.cli import cli
+    from onelayer.commands.cli import cli
 
     onelayer.scan(model="m", layers="0,2", output="scan", **{**TINY, "steps": 25})
     merge = ["merge", "scan/arms/layer-02"]

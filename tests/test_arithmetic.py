@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import onelayer
-from onelayer.reproduction import pretraining
+from onelayer.commands.reproduction import pretraining
 from onelayer.tasks.arithmetic import ArithmeticTask, final_answer, worked_steps
 from onelayer.tasks.base import Split
 

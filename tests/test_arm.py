@@ -5,11 +5,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from onelayer.arm import Arm, FrozenCheck, OptimizerSettings
-from onelayer.delta_files import as_weights, merge, read_delta_for, write_delta
+from onelayer.arms.arm import Arm, FrozenCheck, OptimizerSettings
+from onelayer.arms.delta_files import as_weights, merge, read_delta_for, write_delta
+from onelayer.arms.plan import parse_plan, resolve
 from onelayer.errors import RunStopped, UserError
-from onelayer.model import BaseModel
-from onelayer.plan import parse_plan, resolve
+from onelayer.models.base import BaseModel
 
 
 def make_arm(base: BaseModel, plan: str = "2", **settings: float | str) -> Arm:

@@ -2,9 +2,18 @@
 
 import pytest
 
-from onelayer import arm_names
-from onelayer.arm_names import FULL, Name, all_without, at_triple_rate, layer_alone, module_alone, parse, with_seed
-from onelayer.phases import leave_one_out, pairs, rate_check, sublayers
+from onelayer.commands.scan_phases import leave_one_out, pairs, rate_check, sublayers
+from onelayer.storage import arm_names
+from onelayer.storage.arm_names import (
+    FULL,
+    Name,
+    all_without,
+    at_triple_rate,
+    layer_alone,
+    module_alone,
+    parse,
+    with_seed,
+)
 
 
 @pytest.mark.parametrize(

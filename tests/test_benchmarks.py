@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onelayer.config import TrainConfig
+from onelayer.config.configs import TrainConfig
 from onelayer.errors import UserError
 from onelayer.tasks.base import Scoring
 from onelayer.tasks.benchmarks import Benchmark, get_benchmark, get_training_set, names

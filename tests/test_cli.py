@@ -10,8 +10,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from onelayer.config import ScanConfig
-from onelayer.plan import SYNTAX
+from onelayer.arms.plan import SYNTAX
+from onelayer.config.configs import ScanConfig
 from tests.conftest import Command, save_model
 
 
@@ -269,9 +269,9 @@ def test_a_bfloat16_base_works_the_same_way(onelayer: Command, data: Path) -> No
 def test_a_lack_of_memory_or_handles_is_a_sentence(
     onelayer: Command, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
-    monkeypatch.setattr("onelayer.scanning.train", Mock(side_effect=error))
+    monkeypatch.setattr("onelayer.commands.scan.train", Mock(side_effect=error))
     code, _, err = onelayer("train --output run")
     assert (code, err.count("\n"), err.startswith(f"error: {said}")) == (1, 1, True), err
-    monkeypatch.setattr("onelayer.scanning.train", Mock(side_effect=ImportError("No module named 'nothing'")))
+    monkeypatch.setattr("onelayer.commands.scan.train", Mock(side_effect=ImportError("No module named 'nothing'")))
     with pytest.raises(ImportError):
         onelayer("train --output run")

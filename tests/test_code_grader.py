@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onelayer.errors import UserError
-from onelayer.graders.code_sandbox import grade_code, require_protections
-from onelayer.graders.code_tests import (
+from onelayer.tasks.graders.code_sandbox import grade_code, require_protections
+from onelayer.tasks.graders.code_tests import (
     CallTests,
     CodeTests,
     ScriptTests,
@@ -27,13 +27,13 @@ from onelayer.graders.code_tests import (
     parse_tests,
     same_output,
 )
-from onelayer.graders.grade import Grade, count_reasons
-from onelayer.graders.grade_file import grade_file
-from onelayer.graders.probes import attacks, bait, probe, statement
-from onelayer.graders.protection import Limits
-from onelayer.graders.sandbox import Sandbox
-from onelayer.graders.sandbox_judge import free_names, same
-from onelayer.graders.wire import decode, encode
+from onelayer.tasks.graders.grade import Grade, count_reasons
+from onelayer.tasks.graders.grade_file import grade_file
+from onelayer.tasks.graders.probes import attacks, bait, probe, statement
+from onelayer.tasks.graders.protection import Limits
+from onelayer.tasks.graders.sandbox import Sandbox
+from onelayer.tasks.graders.sandbox_judge import free_names, same
+from onelayer.tasks.graders.wire import decode, encode
 
 HUMAN_EVAL = Path(__file__).parents[1].parent / "shared" / "data" / "HumanEval.jsonl.gz"
 
@@ -347,7 +347,7 @@ def wait_until_gone(processes: set[int]) -> bool:
 def test_a_killed_worker_is_replaced_and_its_program_run_again(
     tries: int, verdict: tuple[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onelayer.graders.pool.TRIES", tries)
+    monkeypatch.setattr("onelayer.tasks.graders.pool.TRIES", tries)
     with Sandbox(workers=1) as sandbox:
         (processes,) = sandbox.pool.map(lambda worker, _: worker.processes(), [None], set())
         worker = min(processes, key=lambda number: (psutil.Process(number).create_time(), number))
@@ -371,8 +371,8 @@ def test_a_killed_worker_is_replaced_and_its_program_run_again(
 def test_killed_parent_leaves_no_process() -> None:
     script = """
 import os, threading, time
-from onelayer.graders.code_sandbox import grade_code
-from onelayer.graders.sandbox import Sandbox
+from onelayer.tasks.graders.code_sandbox import grade_code
+from onelayer.tasks.graders.sandbox import Sandbox
 sandbox = Sandbox(workers=1)
 print(*sandbox.pool.map(lambda worker, _: worker.processes(), [None], set())[0], flush=True)
 job = lambda: grade_code(["while True: pass"], ["assert f()"], timeout=2, sandbox=sandbox)

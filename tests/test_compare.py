@@ -9,13 +9,13 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onelayer.compare import Curve, compare, correlate, top_overlap
-from onelayer.contrasts import PairedScores
-from onelayer.contribution import analyse
 from onelayer.errors import UserError
-from onelayer.profile import build_profile
-from onelayer.score_csv import read_csv
-from onelayer.scores import MeasuredScores
+from onelayer.judging.compare import Curve, compare, correlate, top_overlap
+from onelayer.judging.contrasts import PairedScores
+from onelayer.judging.contribution import analyse
+from onelayer.judging.measured import MeasuredScores
+from onelayer.judging.profile import build_profile
+from onelayer.judging.score_csv import read_csv
 
 PUBLISHED = Path(__file__).parents[1].parent / "shared" / "data" / "qwen3_1p7b_table13.csv"
 

@@ -8,9 +8,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onelayer.contrasts import AverageScores, PairedScores, benchmark_weights, ratio_interval, unit
-from onelayer.contribution import VERDICTS, Rules, additivity, analyse, holm
 from onelayer.errors import UserError
+from onelayer.judging.contrasts import AverageScores, PairedScores, benchmark_weights, ratio_interval, unit
+from onelayer.judging.contribution import VERDICTS, Rules, additivity, analyse, holm
 
 
 def scan(rng, contributions, *, problems=80, samples=8, gain=0.25, seeds=1, seed_sd=0.0):

@@ -13,12 +13,12 @@ import click
 import pyarrow.parquet as pq
 import pytest
 
-from onelayer.algorithms.options import ALGORITHM_SETTINGS
-from onelayer.cli import cli
-from onelayer.config import ScanConfig
-from onelayer.contribution import Verdict
-from onelayer.guards import GUARDS
+from onelayer.commands.cli import cli
+from onelayer.config.algorithm import ALGORITHM_SETTINGS
+from onelayer.config.configs import ScanConfig
+from onelayer.judging.contribution import Verdict
 from onelayer.report import pictures
+from onelayer.training.guards import GUARDS
 from tests.conftest import Command
 
 ROOT = Path(__file__).parents[1]

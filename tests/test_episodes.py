@@ -12,20 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from onelayer.algorithms.gigpo import gigpo_advantages
-from onelayer.batch import Batch
-from onelayer.environments.base import Info, StepResult
-from onelayer.environments.local import LocalPool
-from onelayer.episodes import Episode, Turn, collect, evaluate, pad_width, play, to_batch
+from onelayer.arms.spec import create_arm, spec_of
 from onelayer.errors import RunStopped, UserError
-from onelayer.model import BaseModel
-from onelayer.opening import open_run
-from onelayer.sample import Key, Sampling
-from onelayer.setup import load_splits
-from onelayer.specs import create_arm, spec_of
+from onelayer.models.base import BaseModel
+from onelayer.runs.inputs import load_splits
+from onelayer.runs.open_run import open_run
+from onelayer.runs.trajectories import as_record, chosen
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Problem
-from onelayer.trajectories import as_record, chosen
+from onelayer.tasks.environments.base import Info, StepResult
+from onelayer.tasks.environments.local import LocalPool
+from onelayer.training.algorithms.gigpo import gigpo_advantages
+from onelayer.training.batch import Batch
+from onelayer.training.episodes import Episode, Turn, collect, evaluate, pad_width, play, to_batch
+from onelayer.training.sample import Key, Sampling
 from tests.test_loop import config_of, delta_bytes, run_in
 
 TURNS: dict[str, Any] = {"algorithm": "gigpo", "max_prompt_length": 80, "max_completion_length": 1}

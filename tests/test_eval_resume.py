@@ -8,13 +8,13 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from onelayer import evaluation as evaluate_module
-from onelayer import files as files_module
-from onelayer import results as results_module
-from onelayer.files import checksum
-from onelayer.lock import locked
-from onelayer.results import Results
-from onelayer.scores import ArmScores
+from onelayer.evaluation import evaluate_model as evaluate_module
+from onelayer.evaluation import results as results_module
+from onelayer.evaluation.results import Results
+from onelayer.storage import files as files_module
+from onelayer.storage.files import checksum
+from onelayer.storage.lock import locked
+from onelayer.storage.scores import ArmScores
 from tests.conftest import Command
 from tests.test_evaluate import BOTH, onelayer, small_scan  # noqa: F401 - a fixture among them
 

@@ -15,16 +15,17 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onelayer.arm import Arm, OptimizerSettings
-from onelayer.cli import main
-from onelayer.contribution import analyse
-from onelayer.delta_files import merge as merge_delta
-from onelayer.delta_files import write_delta
+from onelayer.arms.arm import Arm, OptimizerSettings
+from onelayer.arms.delta_files import merge as merge_delta
+from onelayer.arms.delta_files import write_delta
+from onelayer.commands.cli import main
 from onelayer.errors import UserError
-from onelayer.estimates import Estimate, category_averages, estimate_benchmark, mean_over_problems, pass_at_k
-from onelayer.harness import HarnessTask, parse_tasks, read_samples
-from onelayer.model import load_base
-from onelayer.scores import ArmScores, pair_arms, read_scores
+from onelayer.evaluation.estimates import Estimate, category_averages, estimate_benchmark, mean_over_problems, pass_at_k
+from onelayer.evaluation.harness import HarnessTask, parse_tasks, read_samples
+from onelayer.judging.contribution import analyse
+from onelayer.judging.measured import pair_arms
+from onelayer.models.base import load_base
+from onelayer.storage.scores import ArmScores, read_scores
 from tests.conftest import character_tokenizer, save_model
 
 Command = Callable[[str], tuple[int, str, str]]

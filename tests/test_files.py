@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from onelayer import delta_files, files
-from onelayer.elsewhere import judge_csv
+from onelayer.arms import delta_files
 from onelayer.errors import UserError
-from onelayer.files import (
+from onelayer.report.judge_csv import judge_csv
+from onelayer.storage import files
+from onelayer.storage.files import (
     WriteFailed,
     atomic_folder,
     atomic_path,

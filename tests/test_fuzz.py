@@ -18,26 +18,34 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from onelayer.card import Origin, model_card
-from onelayer.config import BenchmarkConfig, ScanConfig, TrainConfig
-from onelayer.config_sources import build, read_yaml
-from onelayer.delta_files import read_delta_header
-from onelayer.elsewhere import judge_csv, parse_categories
+from onelayer.arms.delta_files import read_delta_header
+from onelayer.arms.plan import parse_plan
+from onelayer.commands.model_card import Origin, model_card
+from onelayer.config.configs import BenchmarkConfig, ScanConfig, TrainConfig
+from onelayer.config.sources import build, read_yaml
 from onelayer.errors import RunStopped, UserError
-from onelayer.files import read_sealed
-from onelayer.graders.code_tests import extract_code, parse_tests, same_output
-from onelayer.graders.grade_file import read_rows
-from onelayer.graders.math_text import RULES, compare_plainly, extract_answer, normalize, plain_number, reference_answer
-from onelayer.harness import parse_tasks
-from onelayer.judge import judge_scan
-from onelayer.plan import parse_plan
-from onelayer.profile import Profile
+from onelayer.evaluation.harness import parse_tasks
+from onelayer.judging.measured import read_scan
+from onelayer.judging.profile import Profile
+from onelayer.judging.score_csv import read_csv
 from onelayer.report.data import read_scan as read_for_report
-from onelayer.report.html import write_report
-from onelayer.score_csv import read_csv
-from onelayer.scores import read_scan, read_scores
+from onelayer.report.judge_csv import judge_csv, parse_categories
+from onelayer.report.judge_scan import judge_scan
+from onelayer.report.page import write_report
+from onelayer.storage.files import read_sealed
+from onelayer.storage.scores import read_scores
 from onelayer.tasks.arithmetic import final_answer
 from onelayer.tasks.benchmarks import get_benchmark
+from onelayer.tasks.graders.code_tests import extract_code, parse_tests, same_output
+from onelayer.tasks.graders.grade_file import read_rows
+from onelayer.tasks.graders.math_text import (
+    RULES,
+    compare_plainly,
+    extract_answer,
+    normalize,
+    plain_number,
+    reference_answer,
+)
 from onelayer.tasks.livecodebench import all_tests
 from onelayer.tasks.sources import read_file
 from onelayer.tasks.training import local_files
@@ -191,7 +199,7 @@ def test_lists_of_names(text: str) -> None:
 )
 def test_engine_options(tmp_path: Path, content: bytes) -> None:
     pytest.importorskip("trl", reason="the trl extra is not installed")
-    from onelayer.engines.trl_options import check_options
+    from onelayer.engines.trl.options import check_options
 
     path = tmp_path / "engine.yaml"
     path.write_bytes(content)

@@ -19,7 +19,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onelayer.cli import main
+from onelayer.commands.cli import main
 from tests.conftest import save_model
 from tests.test_fuzz import BENCHMARK, mutated, values
 

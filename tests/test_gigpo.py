@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onelayer.algorithms.gigpo import (
+from onelayer.training.algorithms.gigpo import (
     anchor_groups,
     discounted_returns,
     episode_advantages,

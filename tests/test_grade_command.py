@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from onelayer.graders import code_sandbox
+from onelayer.tasks.graders import code_sandbox
 from tests.conftest import Command
 
 PROGRAMS = [

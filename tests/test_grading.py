@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import onelayer.tasks
-from onelayer.cli import main
+from onelayer.commands.cli import main
 from onelayer.errors import RunStopped, UserError
-from onelayer.graders.grade import FAILURES, REASONS, UNGRADED, Grade, Reason, failure_sentence, grade_of
-from onelayer.grading import failure_shares, grade_all, grade_texts, rewards_of
-from onelayer.scores import ArmScores, join_scores, read_scan, read_scores, write_scores
+from onelayer.judging.measured import read_scan
+from onelayer.storage.scores import ArmScores, join_scores, read_scores, write_scores
 from onelayer.tasks.base import Problem
+from onelayer.tasks.graders.grade import FAILURES, REASONS, UNGRADED, Grade, Reason, failure_sentence, grade_of
+from onelayer.training.grading import failure_shares, grade_all, grade_texts, rewards_of
 from tests.conftest import DigitTask, save_model
 
 PROBLEMS = [Problem(i, "p", {"answer": "a"}) for i in range(4)]

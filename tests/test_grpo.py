@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from onelayer.algorithms.grpo import clipped_loss, group_advantages, k3_kl, token_weights
+from onelayer.training.algorithms.grpo import clipped_loss, group_advantages, k3_kl, token_weights
 
 
 def test_group_advantages_by_hand() -> None:

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from onelayer import loop, patience
+from onelayer.arms.spec import create_arm, spec_of
 from onelayer.errors import GuardTripped, RunStopped, UserError
-from onelayer.guards import GUARDS, watch
-from onelayer.model import BaseModel
-from onelayer.opening import open_run
-from onelayer.patience import Patience
-from onelayer.report.html import write_report
-from onelayer.setup import load_splits
-from onelayer.specs import create_arm, spec_of
-from onelayer.update import update
+from onelayer.models.base import BaseModel
+from onelayer.report.page import write_report
+from onelayer.runs.inputs import load_splits
+from onelayer.runs.open_run import open_run
+from onelayer.training import loop
+from onelayer.training import reward_deadline as patience
+from onelayer.training.guards import GUARDS, watch
+from onelayer.training.reward_deadline import Patience
+from onelayer.training.update import update
 from tests.conftest import DigitTask
 from tests.test_loop import config_of, run_in, training_of
 

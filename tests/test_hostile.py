@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from onelayer.cli import _fail
+from onelayer.commands.cli import _fail
 from onelayer.errors import UserError
-from onelayer.model import load_base
+from onelayer.models.base import load_base
 from tests.conftest import save_model
 
 

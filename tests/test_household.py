@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onelayer.environments.household import LONGEST, SHORTEST, TASK_TYPES, House, Household, solve, split_of
-from onelayer.environments.policies import (
+from onelayer.errors import UserError
+from onelayer.tasks.environments.household import LONGEST, SHORTEST, TASK_TYPES, House, Household, solve, split_of
+from onelayer.tasks.environments.policies import (
     expert_action,
     habit_action,
     mixed_policy,
@@ -18,8 +19,7 @@ from onelayer.environments.policies import (
     success_rate,
     vocabulary,
 )
-from onelayer.environments.prompting import parse_action, render_prompt
-from onelayer.errors import UserError
+from onelayer.tasks.environments.prompting import parse_action, render_prompt
 
 seeds = st.integers(0, 10**9)
 

@@ -10,18 +10,18 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import onelayer
-from onelayer.cli import main
-from onelayer.config import TrainConfig
-from onelayer.config_sources import build, preset_path, read_yaml
-from onelayer.environments.household import Household
-from onelayer.environments.policies import pretraining_text
-from onelayer.environments.prompting import parse_action, render_prompt
-from onelayer.episodes import evaluate
+from onelayer.commands.cli import main
+from onelayer.config.configs import TrainConfig
+from onelayer.config.sources import build, preset_path, read_yaml
 from onelayer.errors import UserError
-from onelayer.model import BaseModel, load_base
-from onelayer.scores import read_scores
-from onelayer.setup import load_splits, load_task
+from onelayer.models.base import BaseModel, load_base
+from onelayer.runs.inputs import load_splits, load_task
+from onelayer.storage.scores import read_scores
+from onelayer.tasks.environments.household import Household
+from onelayer.tasks.environments.policies import pretraining_text
+from onelayer.tasks.environments.prompting import parse_action, render_prompt
 from onelayer.tasks.household import MAX_STEPS, STARTS, NumberedHousehold, household_task
+from onelayer.training.episodes import evaluate
 
 NAME = "bundled:qwen3-household"
 FOLDER = Path(onelayer.__file__).parent / "bundled" / "qwen3-household"

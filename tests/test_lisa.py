@@ -10,14 +10,14 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from onelayer.arm import OptimizerSettings
-from onelayer.delta_files import read_delta_for, write_delta
+from onelayer.arms.arm import OptimizerSettings
+from onelayer.arms.delta_files import read_delta_for, write_delta
+from onelayer.arms.lisa import LisaArm, create_lisa_arm
+from onelayer.arms.plan import Lisa, parse_plan, resolve
+from onelayer.arms.spec import spec_of
 from onelayer.errors import RunStopped, UserError
-from onelayer.lisa import LisaArm, create_lisa_arm
-from onelayer.model import BaseModel
-from onelayer.plan import Lisa, parse_plan, resolve
-from onelayer.plan_table import plan_table
-from onelayer.specs import spec_of
+from onelayer.models.base import BaseModel
+from onelayer.report.plan_table import plan_table
 from tests.test_lora import run, settings
 
 IDS = torch.arange(2, 12)[None]

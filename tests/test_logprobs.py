@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onelayer.arm import Arm, OptimizerSettings
-from onelayer.logprobs import Tokens, _FrozenHead, completion_logprobs, head_logprobs, tokens_at_once
-from onelayer.model import BaseModel
-from onelayer.plan import parse_plan, resolve
-from onelayer.sample import left_pad
+from onelayer.arms.arm import Arm, OptimizerSettings
+from onelayer.arms.plan import parse_plan, resolve
+from onelayer.models.base import BaseModel
+from onelayer.models.logprobs import Tokens, _FrozenHead, completion_logprobs, head_logprobs, tokens_at_once
+from onelayer.training.sample import left_pad
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -143,10 +143,10 @@ def test_a_large_vocabulary_takes_no_more_memory(monkeypatch: pytest.MonkeyPatch
     assert tokens_at_once(16, 151936) == 16
     hidden, weight, targets = torch.randn(64, 8), torch.randn(5000, 8), torch.arange(64)
     whole = head_logprobs(hidden, head_of(weight), targets, 1.0, 64)
-    monkeypatch.setattr("onelayer.logprobs.LOGITS_BYTES", 3 * 4 * 5000)
+    monkeypatch.setattr("onelayer.models.logprobs.LOGITS_BYTES", 3 * 4 * 5000)
     sizes: list[int] = []
     monkeypatch.setattr(
-        "onelayer.logprobs._FrozenHead.apply",
+        "onelayer.models.logprobs._FrozenHead.apply",
         lambda hidden, *rest: sizes.append(len(hidden)) or _FrozenHead.forward(FakeContext(), hidden, *rest),
     )
     for one, other in zip(whole, head_logprobs(hidden, head_of(weight), targets, 1.0, 64), strict=True):

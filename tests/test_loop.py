@@ -9,16 +9,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from onelayer.config import ScanConfig
+from onelayer.arms.spec import create_arm, spec_of, with_seeds
+from onelayer.config.configs import ScanConfig
 from onelayer.errors import Paused, RunStopped, UserError
-from onelayer.loop import Training, run_steps
-from onelayer.model import BaseModel
-from onelayer.opening import open_run
-from onelayer.prompts import drawn_prompts
-from onelayer.rollout import collect, evaluate
-from onelayer.setup import load_splits
-from onelayer.specs import create_arm, spec_of, with_seeds
-from onelayer.update import update
+from onelayer.models.base import BaseModel
+from onelayer.runs.inputs import load_splits
+from onelayer.runs.open_run import open_run
+from onelayer.training.loop import Training, run_steps
+from onelayer.training.prompts import drawn_prompts
+from onelayer.training.rollout import collect, evaluate
+from onelayer.training.update import update
 from tests.conftest import DigitTask
 
 Settings = dict[str, Any]

@@ -11,17 +11,17 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from onelayer.arm import Arm, OptimizerSettings
-from onelayer.config import TrainConfig
-from onelayer.delta_files import as_weights, merge, read_delta_for, write_delta
+from onelayer.arms.arm import Arm, OptimizerSettings
+from onelayer.arms.delta_files import as_weights, merge, read_delta_for, write_delta
+from onelayer.arms.lora import LoraArm, create_lora_arm, initial_a, linear_parts
+from onelayer.arms.plan import parse_plan, ranks_of, resolve
+from onelayer.arms.spec import create_arm, spec_of
+from onelayer.config.configs import TrainConfig
 from onelayer.errors import RunStopped, UserError
-from onelayer.loop import Training, run_steps
-from onelayer.lora import LoraArm, create_lora_arm, initial_a, linear_parts
-from onelayer.model import BaseModel
-from onelayer.plan import parse_plan, ranks_of, resolve
-from onelayer.plan_table import plan_table
-from onelayer.setup import load_splits
-from onelayer.specs import create_arm, spec_of
+from onelayer.models.base import BaseModel
+from onelayer.report.plan_table import plan_table
+from onelayer.runs.inputs import load_splits
+from onelayer.training.loop import Training, run_steps
 from tests.conftest import DigitTask
 
 IDS = torch.arange(2, 12)[None]

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onelayer.errors import UserError
-from onelayer.graders.grade import count_reasons, grade_of
-from onelayer.graders.math_answer import grade_math
-from onelayer.graders.math_pool import MathPool
-from onelayer.graders.math_text import (
+from onelayer.tasks.graders.grade import count_reasons, grade_of
+from onelayer.tasks.graders.math_answer import grade_math
+from onelayer.tasks.graders.math_pool import MathPool
+from onelayer.tasks.graders.math_text import (
     _last_boxed,
     compare_plainly,
     extract_answer,
@@ -270,7 +270,7 @@ def is_running(process: psutil.Process) -> bool:
 def test_killed_parent_leaves_no_process(tmp_path: Path) -> None:
     script = (
         "import psutil, os, threading, time\n"
-        "from onelayer.graders.math_answer import grade_math\n"
+        "from onelayer.tasks.graders.math_answer import grade_math\n"
         "hostile = ['\\\\boxed{9^{9^{9^9}}}'], ['x']\n"
         "threading.Thread(target=grade_math, args=hostile, kwargs={'deadline': 30}, daemon=True).start()\n"
         "while len(children := psutil.Process().children(recursive=True)) < 2: time.sleep(0.05)\n"

@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GraniteConfig, T5Config
 
+from onelayer.arms.plan import parse_plan, resolve
 from onelayer.errors import UserError
-from onelayer.model import BaseModel, fingerprint, load_base, wrap_model
-from onelayer.plan import Part, parse_plan, resolve
+from onelayer.models.base import BaseModel, fingerprint, load_base, wrap_model
+from onelayer.models.part import Part
 from tests.conftest import FAMILIES, character_tokenizer
 
 

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from onelayer import sample
-from onelayer.config import ScanConfig
-from onelayer.model import BaseModel, wrap_model
-from onelayer.pack import Cut, Span, cut_of, packable, packed, spans_of
-from onelayer.rowwise import MIN_ROWS, PIECE_ROWS, replaced_forward, row_wise, shows_its_rows
-from onelayer.sample import Completions, Key, Row, Sampling, sample_policies, uniforms
-from onelayer.specs import create_arm, spec_of
-from onelayer.trunk import lowest_layer
+from onelayer.arms.spec import create_arm, spec_of
+from onelayer.config.configs import ScanConfig
+from onelayer.models.base import BaseModel, wrap_model
+from onelayer.models.pack import Cut, Span, cut_of, packable, packed, spans_of
+from onelayer.models.rowwise import MIN_ROWS, PIECE_ROWS, replaced_forward, row_wise, shows_its_rows
+from onelayer.models.trunk import lowest_layer
+from onelayer.training import sample
+from onelayer.training.sample import Completions, Key, Row, Sampling, sample_policies, uniforms
 from tests.conftest import threads
 
 PLANS = [

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from onelayer import __version__
-from onelayer.config_sources import preset_names
+from onelayer.config.sources import preset_names
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_SOURCES = ("build", "dist", "runs", "shared", "site")

@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onelayer import phases
-from onelayer.plan import parse_plan
+from onelayer.arms.plan import parse_plan
+from onelayer.commands import scan_phases as phases
 
 
 def test_strategies_of_the_paper() -> None:

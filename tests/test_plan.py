@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onelayer.arms.plan import SYNTAX, mid_layers, parse_plan, random_layers, resolve
 from onelayer.errors import UserError
-from onelayer.plan import MODULES, SYNTAX, Part, mid_layers, parse_plan, random_layers, resolve
+from onelayer.models.part import MODULES, Part
 
 
 def parts_of(num_layers: int, tied: bool = False) -> dict[str, Part]:

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import pytest
 
 from onelayer.errors import RunStopped
-from onelayer.graders.math_pool import MathPool
-from onelayer.graders.pool import STARTS, WorkerLost, WorkerPool
+from onelayer.tasks.graders.math_pool import MathPool
+from onelayer.tasks.graders.pool import STARTS, WorkerLost, WorkerPool
 
 
 class Worker:
@@ -71,10 +71,10 @@ def test_a_math_worker_that_ends_while_it_starts_is_replaced(monkeypatch: pytest
     import sys
 
     whole, starts = sys.executable, iter(["/bin/false", sys.executable])
-    monkeypatch.setattr("onelayer.graders.math_pool.sys.executable", "/bin/false")
+    monkeypatch.setattr("onelayer.tasks.graders.math_pool.sys.executable", "/bin/false")
     with MathPool(1) as pool, pytest.raises(RunStopped, match="ended with status 1 while it started"):
         pool.compare([("1/2", "0.5")], 5, 30)
-    monkeypatch.setattr("onelayer.graders.math_pool.sys", _Executables(whole, starts))
+    monkeypatch.setattr("onelayer.tasks.graders.math_pool.sys", _Executables(whole, starts))
     with MathPool(1) as pool:
         (verdict,) = pool.compare([("1/2", "0.5")], 5, 30)
     assert verdict is not None and verdict.verdict == "correct"

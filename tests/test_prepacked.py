@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from onelayer import prepacked
-from onelayer.arm import Arm, OptimizerSettings
-from onelayer.logprobs import Tokens, completion_logprobs
-from onelayer.model import BaseModel
-from onelayer.plan import parse_plan, resolve
-from onelayer.prepacked import MOST_BYTES, SMALLEST, Prepacked, prepack, prepackable
-from onelayer.sample import Key, Row, Sampling, sample_policies
+from onelayer.arms.arm import Arm, OptimizerSettings
+from onelayer.arms.plan import parse_plan, resolve
+from onelayer.models import prepacked
+from onelayer.models.base import BaseModel
+from onelayer.models.logprobs import Tokens, completion_logprobs
+from onelayer.models.prepacked import MOST_BYTES, SMALLEST, Prepacked, prepack, prepackable
+from onelayer.training.sample import Key, Row, Sampling, sample_policies
 from tests.conftest import threads
 
 WIDTHS = [(512, 256), (1408, 512), (256, 1111)]

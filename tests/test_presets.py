@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from onelayer.architectures import ARCHITECTURES, outline_model
-from onelayer.cli import main
-from onelayer.config import ModelConfig, ScanConfig, TrainConfig
-from onelayer.config_sources import build, read_yaml
-from onelayer.cost import GPUS, Gpu, hours_of
-from onelayer.memory import memory_of
-from onelayer.model import wrap_model
-from onelayer.reproduction.pretraining import Shape, make_model
-from onelayer.specs import spec_of
+from onelayer.arms.spec import spec_of
+from onelayer.commands.cli import main
+from onelayer.commands.cost import GPUS, Gpu, hours_of
+from onelayer.commands.memory import memory_of
+from onelayer.commands.reproduction.pretraining import Shape, make_model
+from onelayer.config.configs import ModelConfig, ScanConfig, TrainConfig
+from onelayer.config.sources import build, read_yaml
+from onelayer.models.architectures import ARCHITECTURES, outline_model
+from onelayer.models.base import wrap_model
 from onelayer.tasks.benchmarks import get_training_set
 from tests.conftest import character_tokenizer, save_model
 from tests.test_benchmarks import ROWS, write_rows

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from onelayer.contrasts import AverageScores, PairedScores
-from onelayer.contribution import additivity, analyse
 from onelayer.errors import UserError
-from onelayer.profile import Profile, build_profile
-from onelayer.recommend import Candidate, recommend
-from onelayer.scores import MeasuredScores
+from onelayer.judging.contrasts import AverageScores, PairedScores
+from onelayer.judging.contribution import additivity, analyse
+from onelayer.judging.measured import MeasuredScores
+from onelayer.judging.profile import Profile, build_profile
+from onelayer.judging.recommend import Candidate, recommend
 
 
 def measured(worths, *, others=None, gain=0.3, problems=300, seed=0):

@@ -14,32 +14,37 @@ import pytest
 import torch
 from rich.console import Console
 
-from onelayer import loop
-from onelayer.config import ScanConfig
-from onelayer.engines import Engine
+from onelayer.arms.spec import spec_of
+from onelayer.config.configs import ScanConfig
 from onelayer.errors import RunStopped, UserError
-from onelayer.files import read_sealed
-from onelayer.interrupt import Interrupted, interrupts
-from onelayer.judge import judge_scan
-from onelayer.model import BaseModel, load_base
-from onelayer.opening import open_run
-from onelayer.setup import load_splits, load_task
-from onelayer.specs import plan_sets, spec_of
-from onelayer.update import update
+from onelayer.models.base import BaseModel, load_base
+from onelayer.report.judge_scan import judge_scan
+from onelayer.runs.engine import Engine
+from onelayer.runs.inputs import load_splits, load_task
+from onelayer.runs.interrupt import Interrupted, interrupts
+from onelayer.runs.open_run import open_run
+from onelayer.runs.sets import plan_sets
+from onelayer.storage.files import read_sealed
+from onelayer.training import loop
+from onelayer.training.update import update
 from tests.conftest import Command, save_model
 from tests.test_resume import Tight, results
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'onelayer[ray]'")
 
-from onelayer.engines import ray_cluster, ray_engine, ray_run, ray_workers, versions  # noqa: E402
-from onelayer.engines.ray_engine import RayEngine  # noqa: E402
+from onelayer.engines import versions  # noqa: E402
+from onelayer.engines.ray import cluster as ray_cluster  # noqa: E402
+from onelayer.engines.ray import engine as ray_engine  # noqa: E402
+from onelayer.engines.ray import run as ray_run  # noqa: E402
+from onelayer.engines.ray import workers as ray_workers  # noqa: E402
+from onelayer.engines.ray.engine import RayEngine  # noqa: E402
 
 REWARD = """
 import os, signal
 from pathlib import Path
-from onelayer import loop
+from onelayer.training import loop
 from onelayer.errors import GuardTripped
-from onelayer.update import update
+from onelayer.training.update import update
 
 HERE, DRIVER = Path(__file__).parent, {driver}
 

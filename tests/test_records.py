@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from onelayer.delta_files import write_delta
+from onelayer.arms.delta_files import write_delta
 from onelayer.errors import UserError
-from onelayer.model import BaseModel
-from onelayer.records import norm_by_layer, read_kind, read_lines, read_record
+from onelayer.models.base import BaseModel
+from onelayer.storage.records import norm_by_layer, read_kind, read_lines, read_record
 from tests.conftest import Command
 from tests.test_report import invented, write_scan
 

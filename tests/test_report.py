@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from onelayer.compare import Curve, compare
 from onelayer.errors import UserError
-from onelayer.profile import Profile
+from onelayer.judging.compare import Curve, compare
+from onelayer.judging.profile import Profile
 from onelayer.report import terminal, wording
 from onelayer.report.curves import depth_colour, trailing_mean
 from onelayer.report.data import View, layer_change, read_arm, read_scan
 from onelayer.report.figures import legend_height
-from onelayer.report.html import write_report
+from onelayer.report.page import write_report
 from onelayer.report.pictures import safe_cell
 from onelayer.report.quantity import Quantity
 

@@ -16,17 +16,17 @@ import matplotlib.pyplot as plt
 import pytest
 from rich.console import Console
 
-from onelayer.cli import main
-from onelayer.compare import Correlation
-from onelayer.config import ScanConfig
-from onelayer.contribution import Additivity
+from onelayer.commands.cli import main
+from onelayer.commands.flags import build_config
+from onelayer.commands.reproduction import claims, figures, page, rankings, running
+from onelayer.commands.reproduction.results import Result, read_costs, read_results
+from onelayer.commands.reproduction.running import Failed, Places, run_study
+from onelayer.commands.reproduction.study import ALGORITHMS, FAMILIES, Base, Scale, Scan, Study, study_of
+from onelayer.config.configs import ScanConfig
 from onelayer.errors import RunStopped, UserError
-from onelayer.options import build_config
-from onelayer.profile import Profile
-from onelayer.reproduction import claims, figures, page, rankings, running
-from onelayer.reproduction.results import Result, read_costs, read_results
-from onelayer.reproduction.running import Failed, Places, run_study
-from onelayer.reproduction.study import ALGORITHMS, FAMILIES, Base, Scale, Scan, Study, study_of
+from onelayer.judging.compare import Correlation
+from onelayer.judging.contribution import Additivity
+from onelayer.judging.profile import Profile
 
 VERDICTS = ["tied with full", "partial", "nothing"]
 

@@ -13,17 +13,19 @@ import pytest
 import torch
 from rich.console import Console
 
-from onelayer import loop, manifest, source
+from onelayer.arms.spec import spec_of
 from onelayer.errors import Paused, RunStopped, UserError
-from onelayer.files import WriteFailed, atomic_path, read_sealed, write_sealed, write_text
-from onelayer.interrupt import Interrupted, interrupts
-from onelayer.lock import locked
-from onelayer.model import BaseModel
-from onelayer.opening import open_run
-from onelayer.setup import load_splits
-from onelayer.source import hash_of, source_hashes
-from onelayer.specs import spec_of
-from onelayer.update import update
+from onelayer.models.base import BaseModel
+from onelayer.runs import code_hash as source
+from onelayer.runs import manifest
+from onelayer.runs.code_hash import hash_of, source_hashes
+from onelayer.runs.inputs import load_splits
+from onelayer.runs.interrupt import Interrupted, interrupts
+from onelayer.runs.open_run import open_run
+from onelayer.storage.files import WriteFailed, atomic_path, read_sealed, write_sealed, write_text
+from onelayer.storage.lock import locked
+from onelayer.training import loop
+from onelayer.training.update import update
 from tests.conftest import DigitTask
 from tests.test_loop import config_of
 
@@ -60,7 +62,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def undisturbed(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    from onelayer.model import load_base
+    from onelayer.models.base import load_base
 
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     go(folder, load_base(str(model_folder())))
@@ -297,7 +299,7 @@ def test_out_of_memory_in_an_update_halves_its_rows_and_pins_that(
 def test_out_of_memory_while_sampling_changes_no_result(
     base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, Any]
 ) -> None:
-    from onelayer import rollout
+    from onelayer.training import rollout
 
     whole = rollout.sample_policies
 

@@ -7,8 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from onelayer.model import BaseModel
-from onelayer.sample import Completions, Key, Row, Sampling, before_stop, generate, pick, sample_policies, uniforms
+from onelayer.models.base import BaseModel
+from onelayer.training.sample import (
+    Completions,
+    Key,
+    Row,
+    Sampling,
+    before_stop,
+    generate,
+    pick,
+    sample_policies,
+    uniforms,
+)
 
 KEY = Key(0, "train", 3)
 

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from onelayer.contribution import analyse
 from onelayer.errors import UserError
-from onelayer.score_csv import read_csv
-from onelayer.scores import ArmScores, pair_arms, read_scan, read_scores, write_scores
+from onelayer.judging.contribution import analyse
+from onelayer.judging.measured import pair_arms, read_scan
+from onelayer.judging.score_csv import read_csv
+from onelayer.storage.scores import ArmScores, read_scores, write_scores
 
 PUBLISHED = Path(__file__).parents[1].parent / "shared" / "data" / "qwen3_1p7b_table13.csv"
 

@@ -11,17 +11,18 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import onelayer
-from onelayer.config import TaskConfig, TrainConfig
-from onelayer.config_sources import build, preset_path, read_yaml
+from onelayer.commands.reproduction import pretraining
+from onelayer.config.configs import TaskConfig, TrainConfig
+from onelayer.config.sources import build, preset_path, read_yaml
 from onelayer.errors import UserError
-from onelayer.graders import code_sandbox
-from onelayer.reproduction import pretraining
-from onelayer.setup import load_task, start_sandbox
-from onelayer.tasks import code, get_task
+from onelayer.runs.inputs import load_task, start_sandbox
+from onelayer.tasks import code
 from onelayer.tasks.arithmetic import ArithmeticTask, worked_steps
 from onelayer.tasks.arithmetic_boxed import BoxedArithmeticTask, boxed_steps
 from onelayer.tasks.base import Split
 from onelayer.tasks.code import CLOSED, HEADER, HIDDEN_INPUTS, OPEN, CodeTask, SliceFunction, prompt_text
+from onelayer.tasks.graders import code_sandbox
+from onelayer.tasks.registry import get_task
 
 BUNDLED = Path(onelayer.__file__).parent / "bundled"
 SPLITS: tuple[Split, ...] = ("train", "selection", "test")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from onelayer.model import load_base
-from onelayer.reproduction.pretraining import RECIPES, Shape, make_model, make_tokenizer
+from onelayer.commands.reproduction.pretraining import RECIPES, Shape, make_model, make_tokenizer
+from onelayer.models.base import load_base
 from tests.conftest import character_tokenizer
 
 

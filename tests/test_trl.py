@@ -16,13 +16,13 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
-from onelayer.delta_files import read_delta_for
-from onelayer.engines import trl as engine
-from onelayer.engines.trl import OneLayerGRPOTrainer, plain_name
+from onelayer.arms.delta_files import read_delta_for
+from onelayer.engines.trl import trainer as engine
+from onelayer.engines.trl.trainer import OneLayerGRPOTrainer, plain_name
+from onelayer.engines.trl.vllm_weights import send_only_trained
 from onelayer.engines.versions import check_versions
-from onelayer.engines.weights import send_only_trained
 from onelayer.errors import RunStopped, UserError
-from onelayer.model import BaseModel
+from onelayer.models.base import BaseModel
 from tests.conftest import save_model
 
 PROMPTS = Dataset.from_dict({"prompt": [f"{i}+{i}=" for i in range(16)]})

@@ -14,21 +14,21 @@ import yaml
 from accelerate import PartialState
 from safetensors.torch import load_file
 
-from onelayer.config import TrainConfig
-from onelayer.engines.together import in_order
-from onelayer.engines.trl_arm import ArmTrainer, train_arm
-from onelayer.engines.trl_options import update_sizes
+from onelayer.arms.spec import create_arm, spec_of
+from onelayer.config.configs import TrainConfig
+from onelayer.engines.trl.arm import ArmTrainer, train_arm
+from onelayer.engines.trl.options import update_sizes
+from onelayer.engines.trl.processes import in_order
 from onelayer.errors import UserError
-from onelayer.judge import judge_scan
-from onelayer.loop import Training, train_step
-from onelayer.model import BaseModel, load_base
-from onelayer.prompts import EncodedSplit
-from onelayer.rollout import evaluate
-from onelayer.scores import read_scores
-from onelayer.setup import load_splits
-from onelayer.specs import create_arm, spec_of
+from onelayer.models.base import BaseModel, load_base
+from onelayer.report.judge_scan import judge_scan
+from onelayer.runs.inputs import load_splits
+from onelayer.storage.scores import read_scores
 from onelayer.tasks.base import Task
 from onelayer.tasks.household import household_task
+from onelayer.training.loop import Training, train_step
+from onelayer.training.prompts import EncodedSplit
+from onelayer.training.rollout import evaluate
 from tests.conftest import Command, DigitTask
 from tests.test_cli import data  # noqa: F401 - fixture
 from tests.test_episodes import game
@@ -187,7 +187,7 @@ def test_shares_of_a_scoring_go_back_into_order(base: BaseModel) -> None:
         evaluate(base, task, EncodedSplit(test.problems[own::3], test.tokens[own::3], 0), [{}], config)[0]
         for own in range(3)
     ]
-    from onelayer.scores import join_scores
+    from onelayer.storage.scores import join_scores
 
     again = in_order(join_scores(parts), test)
     assert again.problem.tolist() == whole.problem.tolist()

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from onelayer.batch import Batch
-from onelayer.config import TrainConfig
-from onelayer.logprobs import Tokens, completion_logprobs, position_ids
-from onelayer.model import BaseModel
-from onelayer.plan import parse_plan, resolve
-from onelayer.sample import Key, Row, Sampling, left_pad, sample_policies
-from onelayer.specs import create_arm, spec_of
-from onelayer.trunk import Start, Trunk, below, kept_layer, lowest_layer, trunk_layer
-from onelayer.update import _micro_batches, update
+from onelayer.arms.plan import parse_plan, resolve
+from onelayer.arms.spec import create_arm, spec_of
+from onelayer.config.configs import TrainConfig
+from onelayer.models.base import BaseModel
+from onelayer.models.logprobs import Tokens, completion_logprobs, position_ids
+from onelayer.models.trunk import Start, Trunk, below, kept_layer, lowest_layer, trunk_layer
+from onelayer.training.batch import Batch
+from onelayer.training.sample import Key, Row, Sampling, left_pad, sample_policies
+from onelayer.training.update import _micro_batches, update
 from tests.test_pack import gpt2
 
 PROMPTS = [[3, 4, 5, 6], [7, 8], [9, 10, 11]]

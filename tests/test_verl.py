@@ -17,8 +17,9 @@ from click.testing import CliRunner
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from onelayer.cli import cli
-from onelayer.engines import verl_export, verl_hook
+from onelayer.commands.cli import cli
+from onelayer.engines.verl import export as verl_export
+from onelayer.engines.verl import hook as verl_hook
 from onelayer.errors import UserError
 from tests.conftest import save_model
 

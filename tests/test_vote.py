@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onelayer.errors import UserError
-from onelayer.vote import Answers, judge_vote, majority, mean_jaccard
+from onelayer.judging.vote import Answers, judge_vote, majority, mean_jaccard
 
 answer_lists = st.lists(st.sampled_from(["a", "b", "c", None]), max_size=9)
 

@@ -11,12 +11,12 @@ from typing import Any
 import psutil
 import pytest
 
-from onelayer.environments.base import Info, StepResult
-from onelayer.environments.household import Household
-from onelayer.environments.workers import WorkerPool
 from onelayer.errors import RunStopped
-from onelayer.graders.pool import WorkerLost
-from onelayer.graders.pool import WorkerPool as GradingPool
+from onelayer.tasks.environments.base import Info, StepResult
+from onelayer.tasks.environments.household import Household
+from onelayer.tasks.environments.workers import WorkerPool
+from onelayer.tasks.graders.pool import WorkerLost
+from onelayer.tasks.graders.pool import WorkerPool as GradingPool
 
 
 class Fragile:

@@ -8,20 +8,20 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from onelayer.version import __version__ as __version__
+
 # Before MKL's first product: it then computes the same wherever its arguments lie in memory. Otherwise a row's last bits
 # depend on the thread that it falls to, in attention among others (seen on an AMD EPYC with two threads).
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 if TYPE_CHECKING:
     from onelayer.api import TrainedArm, evaluate, scan, train
-    from onelayer.config import BenchmarkConfig, ScanConfig, TrainConfig
-    from onelayer.deltas import load_delta, read_delta, wearing
+    from onelayer.arms.load_delta import load_delta, read_delta, wearing
+    from onelayer.arms.select_layers import Selection, select_layers
+    from onelayer.config.configs import BenchmarkConfig, ScanConfig, TrainConfig
     from onelayer.errors import RunStopped, UserError
-    from onelayer.profile import Profile
-    from onelayer.select import Selection, select_layers
+    from onelayer.judging.profile import Profile
 
-__version__ = "0.1.0"
-"""The one place that has it: packaging, the commands and every file that a run writes read it here."""
 __all__ = [
     "BenchmarkConfig",
     "Profile",
@@ -42,11 +42,11 @@ __all__ = [
 
 _PLACES = {
     "api": ("TrainedArm", "evaluate", "scan", "train"),
-    "config": ("BenchmarkConfig", "ScanConfig", "TrainConfig"),
-    "deltas": ("load_delta", "read_delta", "wearing"),
+    "config.configs": ("BenchmarkConfig", "ScanConfig", "TrainConfig"),
+    "arms.load_delta": ("load_delta", "read_delta", "wearing"),
     "errors": ("RunStopped", "UserError"),
-    "profile": ("Profile",),
-    "select": ("Selection", "select_layers"),
+    "judging.profile": ("Profile",),
+    "arms.select_layers": ("Selection", "select_layers"),
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
 

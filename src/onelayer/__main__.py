@@ -1,5 +1,5 @@
 """``python -m onelayer``."""
 
-from onelayer.cli import main
+from onelayer.commands.cli import main
 
 main()

@@ -7,17 +7,17 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from onelayer.arm_names import BASE
-from onelayer.config import BenchmarkConfig, Config, ScanConfig, TrainConfig
-from onelayer.delta_files import DELTA
+from onelayer.arms.delta_files import DELTA
+from onelayer.commands.flags import build_config, default_output
+from onelayer.commands.scan import scan as run_scan
+from onelayer.commands.scan import train as run_train
+from onelayer.config.configs import BenchmarkConfig, Config, ScanConfig, TrainConfig
 from onelayer.errors import UserError
-from onelayer.evaluation import evaluate_model
-from onelayer.options import build_config, default_output
-from onelayer.profile import Profile
-from onelayer.records import read_record
-from onelayer.results import Results
-from onelayer.scanning import scan as run_scan
-from onelayer.scanning import train as run_train
+from onelayer.evaluation.evaluate_model import evaluate_model
+from onelayer.evaluation.results import Results
+from onelayer.judging.profile import Profile
+from onelayer.storage.arm_names import BASE
+from onelayer.storage.records import read_record
 
 C = TypeVar("C", bound=Config)
 
@@ -58,7 +58,7 @@ def scan(
         output: new folder for the results; by default one under ``runs/``.
         preset: bundled settings to start from.
         quiet: whether nothing is printed.
-        options: the fields of :class:`~onelayer.config.ScanConfig`, e.g. ``model="...", layers="every:4", steps=40``.
+        options: the fields of :class:`~onelayer.config.configs.ScanConfig`, e.g. ``model="...", layers="every:4"``.
 
     Raises:
         UserError: something in the options, the model, the data or the reward is wrong.
@@ -80,7 +80,7 @@ def train(
 ) -> TrainedArm:
     """Train what one plan says, as ``onelayer train`` does: ``train(task="arithmetic", layers="mid:2", steps=40)``.
 
-    Arguments and errors are those of :func:`scan`, with the fields of :class:`~onelayer.config.TrainConfig`.
+    Arguments and errors are those of :func:`scan`, with the fields of :class:`~onelayer.config.configs.TrainConfig`.
     """
     config = _config(TrainConfig, config, preset, options, "arithmetic")
     folder = _folder(output or config.output, "train")
@@ -103,7 +103,7 @@ def evaluate(
         config: the whole configuration, in the place of options.
         output: new folder for the results; by default one under ``runs/``.
         quiet: whether nothing is printed.
-        options: the fields of :class:`~onelayer.config.BenchmarkConfig`.
+        options: the fields of :class:`~onelayer.config.configs.BenchmarkConfig`.
 
     Raises:
         UserError: the model, the delta, a benchmark or its data is wrong, or ``scan`` is given.

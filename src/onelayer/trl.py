@@ -8,6 +8,6 @@ from onelayer.engines.versions import check_versions
 
 check_versions("trl", ("trl", "accelerate"))
 
-from onelayer.engines.trl import OneLayerGRPOTrainer  # noqa: E402 - after the check, which says what is missing
+from onelayer.engines.trl.trainer import OneLayerGRPOTrainer  # noqa: E402 - after the check, which says what is missing
 
 __all__ = ["OneLayerGRPOTrainer"]

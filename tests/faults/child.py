@@ -20,9 +20,21 @@ MARK = "ONELAYER_FAULT_TRIAL"
 
 
 MODULES = (
-    *("onelayer.cli", "onelayer.scanning", "onelayer.evaluation", "onelayer.scan_evaluation", "onelayer.judge"),
-    *("onelayer.graders.grade_file", "onelayer.combine", "onelayer.elsewhere", "onelayer.card", "onelayer.deltas"),
-    *("onelayer.engines.verl_export", "onelayer.tasks.household", "onelayer.tables"),
+    *(
+        "onelayer.commands.cli",
+        "onelayer.commands.scan",
+        "onelayer.evaluation.evaluate_model",
+        "onelayer.evaluation.evaluate_scan",
+        "onelayer.report.judge_scan",
+    ),
+    *(
+        "onelayer.tasks.graders.grade_file",
+        "onelayer.commands.stitch_and_vote",
+        "onelayer.report.judge_csv",
+        "onelayer.commands.model_card",
+        "onelayer.arms.load_delta",
+    ),
+    *("onelayer.engines.verl.export", "onelayer.tasks.household", "onelayer.report.terminal_tables"),
     *("transformers.models.qwen3.modeling_qwen3", "transformers.models.auto.tokenization_auto"),
     *("transformers.models.encoder_decoder", "torch.profiler._cupti_monitor", "scipy.stats"),
     *("pandas", "pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet", "pyarrow.pandas_compat", "pyarrow.acero"),
@@ -37,9 +49,9 @@ def preload() -> None:
         importlib.import_module(module)
     importlib.import_module("transformers").utils.logging.disable_progress_bar()
     # Every command compares the code with that of the run: a second each, of the same files.
-    source: Any = importlib.import_module("onelayer.source")
+    source: Any = importlib.import_module("onelayer.runs.code_hash")
     source.hash_of = functools.cache(source.hash_of)
-    source.source_digest("evaluation.py", "harness.py")
+    source.source_digest("evaluation")
     gc.collect()
     gc.freeze()
 
@@ -163,7 +175,7 @@ def _be_command(argv: Sequence[str], work: Path, mark: str, pipe: int, fault: Ca
         os.environ[MARK] = mark
         os.chdir(work)
         sys.argv = ["onelayer", *argv]
-        from onelayer.cli import main
+        from onelayer.commands.cli import main
 
         if fault:
             fault()

@@ -51,7 +51,8 @@ def _wrap_libraries(at: Callable[[str, object], None]) -> None:
     import pyarrow.parquet as pq
     import transformers.modeling_utils as transformers
 
-    from onelayer import checkpoints, delta_files
+    from onelayer.arms import delta_files
+    from onelayer.runs import checkpoints
 
     def torn_save(save: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(tensors: Any, path: Any, *more: Any, **named: Any) -> None:

@@ -33,7 +33,7 @@ class Sample:
 
 def soak(work: Path, minutes: float, say: Callable[[str], object]) -> list[Sample]:
     """Scan again and again for so many minutes; a sample after every scan, a line every twentieth of the time."""
-    from onelayer.cli import main
+    from onelayer.commands.cli import main
 
     process, began = psutil.Process(), time.monotonic()
     samples: list[Sample] = []

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from onelayer.files import write_text
+from onelayer.storage.files import write_text
 from tests.faults.scenarios import SCENARIOS, prepare
 from tests.faults.suite import Suite
 from tests.faults.table import Row

@@ -1,1 +1,4 @@
-"""From a scan folder to things people read: one HTML page, pictures and a CSV for papers, a table for the terminal."""
+"""What people look at: one HTML page, pictures and a CSV for papers, tables for the terminal, all from stored files.
+
+Imports ``judging``, ``storage`` and what ``runs`` writes. Read ``judge_scan.py`` first, then ``page.py``.
+"""

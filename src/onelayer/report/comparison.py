@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from onelayer.compare import Comparison, Correlation, Pair
+from onelayer.judging.compare import Comparison, Correlation, Pair
 from onelayer.report import wording
 from onelayer.report.data import Scan
 from onelayer.report.figures import Picture, hover, mark, new_figure, shown

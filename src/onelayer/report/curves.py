@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onelayer.arm_names import FULL
 from onelayer.report import wording
 from onelayer.report.data import Arm
 from onelayer.report.figures import Picture, new_figure, shown
+from onelayer.storage.arm_names import FULL
 
 METRICS = {
     "eval/score": "Held-out score",

@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from onelayer.arm_names import BASE, FULL, arm_of, layer_alone, parse
-from onelayer.contribution import Verdict
 from onelayer.errors import UserError
-from onelayer.profile import ArmProfile, Profile
-from onelayer.records import check_metrics, norm_by_layer, read_lines, read_object, read_record, read_text
+from onelayer.judging.contribution import Verdict
+from onelayer.judging.profile import ArmProfile, Profile
+from onelayer.storage.arm_names import BASE, FULL, arm_of, layer_alone, parse
+from onelayer.storage.records import check_metrics, norm_by_layer, read_lines, read_object, read_record, read_text
 
 Interval = tuple[float, float]
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onelayer.arm_names import BASE, FULL, layer_alone
 from onelayer.errors import UserError
-from onelayer.records import read_lines
 from onelayer.report.data import Scan
+from onelayer.storage.arm_names import BASE, FULL, layer_alone
+from onelayer.storage.records import read_lines
 
 LONGEST = 1000
 """Characters of an observation or a completion that the page shows; the file has all of it."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onelayer.compare import FEWEST, correlate
+from onelayer.judging.compare import FEWEST, correlate
 from onelayer.report import wording
 from onelayer.report.data import Entry, View
 from onelayer.report.quantity import Quantity

@@ -4,10 +4,10 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from onelayer.files import atomic_path
 from onelayer.report.data import Entry, View
 from onelayer.report.quantity import Quantity
 from onelayer.report.verdicts import GREY, LOOKS
+from onelayer.storage.files import atomic_path
 
 PICTURES = ("contribution.png", "contribution.svg", "contribution.csv")
 """What is written beside the page, in this order."""

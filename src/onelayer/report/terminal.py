@@ -7,7 +7,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from onelayer.profile import Profile
+from onelayer.judging.profile import Profile
 from onelayer.report import wording
 from onelayer.report.data import Entry, View
 from onelayer.report.quantity import Quantity

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from onelayer.contribution import Verdict
+from onelayer.judging.contribution import Verdict
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The sentences and numbers of a report: plain text, the same in the page and in the terminal."""
 
-from onelayer.compare import Correlation
+from onelayer.judging.compare import Correlation
 from onelayer.report.data import Scan, View
 
 UNKNOWN = "–"

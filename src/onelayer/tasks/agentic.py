@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onelayer.environments.base import Info
-from onelayer.environments.local import EnvironmentPool
-from onelayer.environments.prompting import PromptStyle, parse_action, render_prompt
 from onelayer.errors import UserError
 from onelayer.tasks.base import Problem, Prompt, Reward, Split
+from onelayer.tasks.environments.base import Info
+from onelayer.tasks.environments.local import EnvironmentPool
+from onelayer.tasks.environments.prompting import PromptStyle, parse_action, render_prompt
 
 
 @dataclass(frozen=True)

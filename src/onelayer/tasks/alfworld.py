@@ -5,11 +5,11 @@ A start state is a game; its problem id is its number over all splits (test, sel
 
 from functools import partial
 
-from onelayer.config import TaskConfig
-from onelayer.environments.alfworld import Alfworld, Games, data_folder, import_engine, read_games
-from onelayer.environments.workers import WorkerPool
+from onelayer.config.configs import TaskConfig
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Problem, Split
+from onelayer.tasks.environments.alfworld import Alfworld, Games, data_folder, import_engine, read_games
+from onelayer.tasks.environments.workers import WorkerPool
 
 MAX_STEPS = 50
 SPLITS: tuple[Split, ...] = ("test", "selection", "train")

@@ -6,11 +6,11 @@ The prompt is ``27+38=`` and a right completion is ``15,6\boxed{65}``.
 from collections.abc import Sequence
 from typing import Any
 
-from onelayer.graders.grade import Grade
-from onelayer.graders.math_answer import grade_math
-from onelayer.graders.math_text import extract_answer, normalize
 from onelayer.tasks.arithmetic import MARKER, ArithmeticTask
 from onelayer.tasks.base import Problem, Prompt, Split
+from onelayer.tasks.graders.grade import Grade
+from onelayer.tasks.graders.math_answer import grade_math
+from onelayer.tasks.graders.math_text import extract_answer, normalize
 
 BOX, BOX_END = r"\boxed{", "}"
 

@@ -20,15 +20,15 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import Field, ValidationError, model_validator
 
-from onelayer.config import Config
-from onelayer.config_sources import read_yaml
+from onelayer.config.configs import Config
+from onelayer.config.sources import read_yaml
 from onelayer.errors import UserError, did_you_mean
-from onelayer.graders.code_sandbox import grade_code
-from onelayer.graders.code_tests import CodeTests, parse_tests
-from onelayer.graders.grade import Grade
-from onelayer.graders.math_answer import grade_math
-from onelayer.graders.math_text import Rule, extract_answer
 from onelayer.tasks.base import Prompt
+from onelayer.tasks.graders.code_sandbox import grade_code
+from onelayer.tasks.graders.code_tests import CodeTests, parse_tests
+from onelayer.tasks.graders.grade import Grade
+from onelayer.tasks.graders.math_answer import grade_math
+from onelayer.tasks.graders.math_text import Rule, extract_answer
 from onelayer.tasks.livecodebench import all_tests
 from onelayer.tasks.sources import Row, read_file, read_hub
 

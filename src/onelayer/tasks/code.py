@@ -17,9 +17,9 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-from onelayer.graders.code_sandbox import grade_code
-from onelayer.graders.grade import Grade, Reason
 from onelayer.tasks.base import Problem, Prompt, Split
+from onelayer.tasks.graders.code_sandbox import grade_code
+from onelayer.tasks.graders.grade import Grade, Reason
 
 HEADER = "def f(x): return "
 REVERSED, REPEATED = "[::-1]", "+x[0]"

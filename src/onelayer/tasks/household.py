@@ -6,12 +6,12 @@ are compact for the bundled word-level model; with ``--chat`` they are plain Eng
 
 from functools import partial
 
-from onelayer.config import TaskConfig
-from onelayer.environments.base import Info
-from onelayer.environments.household import Household
-from onelayer.environments.local import LocalPool
+from onelayer.config.configs import TaskConfig
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Problem, Split
+from onelayer.tasks.environments.base import Info
+from onelayer.tasks.environments.household import Household
+from onelayer.tasks.environments.local import LocalPool
 
 STARTS: dict[Split, range] = {"test": range(200), "selection": range(200, 300), "train": range(300, 4396)}
 """Seeds of each split's episodes."""

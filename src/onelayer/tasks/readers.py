@@ -1,6 +1,6 @@
 """Which options only some tasks read: given with another task they are refused, not ignored."""
 
-from onelayer.config import TrainConfig
+from onelayer.config.configs import TrainConfig
 from onelayer.errors import UserError
 
 OWN = "problems of your own (--dataset)"

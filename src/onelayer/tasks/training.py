@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onelayer.config import TrainConfig
+from onelayer.config.configs import TrainConfig
 from onelayer.errors import UserError
-from onelayer.graders.grade import Grade
-from onelayer.graders.math_text import extract_answer, normalize
 from onelayer.tasks.base import Problem, Prompt, Scoring, Split
 from onelayer.tasks.benchmarks import Benchmark, ProblemSet, TrainingSet, get_benchmark, get_training_set
 from onelayer.tasks.decontaminate import Overlap
+from onelayer.tasks.graders.grade import Grade
+from onelayer.tasks.graders.math_text import extract_answer, normalize
 from onelayer.tasks.sources import Row
 
 

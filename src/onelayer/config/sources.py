@@ -1,0 +1,82 @@
+"""Where a configuration's values come from, and a configuration made of them.
+
+The later wins: the default of the field, the preset (a bundled task has one of its own name), the YAML file of
+``--config``, the flags.
+"""
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from onelayer.config.algorithm import ALGORITHM_SETTINGS
+from onelayer.config.configs import Config
+from onelayer.errors import UserError, did_you_mean
+
+C = TypeVar("C", bound=Config)
+
+
+def preset_names() -> list[str]:
+    """The bundled presets, in alphabetical order."""
+    return sorted(path.stem for path in _presets().glob("*.yaml"))
+
+
+def preset_path(name: str) -> Path:
+    """Where a bundled preset lies.
+
+    Raises:
+        UserError: no preset of that name.
+    """
+    if name not in preset_names():
+        raise UserError(f"there is no preset '{name}'{did_you_mean(name, preset_names())}")
+    return _presets() / f"{name}.yaml"
+
+
+def _presets() -> Path:
+    return Path(str(resources.files("onelayer") / "presets"))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"configuration '{path}' cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"configuration '{path}' is not YAML: {' '.join(str(error).split())}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise UserError(f"configuration '{path}' is not a mapping of options to values")
+    return {str(key).replace("-", "_"): value for key, value in loaded.items()}
+
+
+def build(kind: type[C], layers: list[tuple[str, Mapping[str, Any]]]) -> C:
+    """A configuration from several sources, the later wins; each source is named for messages.
+
+    Raises:
+        UserError: an unknown key, or a value that does not fit.
+    """
+    merged: dict[str, Any] = {}
+    for source, values in layers:
+        for key in values:
+            if key not in kind.model_fields:
+                raise UserError(f"{source}: there is no option '{key}'{did_you_mean(key, list(kind.model_fields))}")
+        # An algorithm brings its settings: only the same source or a later one changes them again.
+        if "algorithm" in values and "loss_type" in kind.model_fields:
+            merged.update(ALGORITHM_SETTINGS.get(str(values["algorithm"]), {}))
+        merged.update(values)
+    try:
+        return kind(**merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(piece) for piece in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"option {where} = {first['input']!r}: {reason}" if where else reason) from error

@@ -1,0 +1,1 @@
+"""Arms over a Ray cluster: sets of arms go to workers and their events come back. Read ``engine.py`` first."""

@@ -1,0 +1,107 @@
+"""``onelayer eval --scan``: the base and every arm of a scan on benchmarks, and the layers judged on them.
+
+The output has the form of a scan's folder, so that whatever reads a scan reads it too. With benchmarks of several
+categories the score is the mean of category averages, and C(k) is the paper's C_all.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+
+from onelayer.config.configs import BenchmarkConfig
+from onelayer.config.sources import read_yaml
+from onelayer.errors import UserError
+from onelayer.evaluation.evaluate_model import evaluate_model
+from onelayer.evaluation.results import SCORES
+from onelayer.judging.measured import UNJUDGED
+from onelayer.judging.profile import Profile
+from onelayer.models.base import BaseModel
+from onelayer.report import terminal
+from onelayer.report.judge_scan import judge_scan, read_manifest
+from onelayer.runs.inputs import load_model
+from onelayer.storage.arm_names import BASE, FULL, in_order
+from onelayer.storage.files import (
+    checksum,
+    make_folder,
+    remove_leftovers,
+    write_json,
+    write_sealed,
+    write_text,
+)
+from onelayer.storage.lock import locked, require_free
+from onelayer.storage.records import read_kind
+
+
+def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Profile:
+    """Score all finished arms of ``config.scan`` and write scores, profile and report to ``output``.
+
+    Raises:
+        UserError: the folder holds no finished scan, or a benchmark, its data or the output folder is wrong.
+        RunStopped: a grader failed on completions, or the disk or the memory is full.
+    """
+    assert config.scan is not None
+    scan = Path(config.scan)
+    manifest = read_manifest(scan)
+    settings = read_yaml(scan / "config.yaml")
+    arms = _finished_arms(scan)
+    base = load_model(config.model_copy(update={"model": config.model or settings.get("model")}))
+    if base.hash != manifest.get("base_hash"):
+        raise UserError(f"the scan '{scan}' was made on another base than '{base.name}': their tensors differ")
+    require_free(output, resume=config.resume)
+    with locked(make_folder(output)) as left_behind:
+        remove_leftovers(output)
+        if left_behind:
+            console.print(f"[yellow]{escape(left_behind)}[/]", highlight=False)
+        categories = _score_arms(config, scan, arms, base, output, console)
+        several = categories if len(set(categories.values())) > 1 else None
+        write_json(output / "manifest.json", {**manifest, "scan": str(scan), "categories": several})
+        about = {**settings, "task": ", ".join(categories), "dataset": None}
+        write_text(output / "config.yaml", yaml.safe_dump(about, sort_keys=False))
+        profile, files = judge_scan(output)
+    console.print(terminal.render(profile))
+    if several:
+        console.print(
+            f"The score is the mean of the averages of {', '.join(sorted(set(several.values())))}: C is C_all."
+        )
+    console.print(f"\nresults: {output}\nreport:  {files.html}", soft_wrap=True, highlight=False)
+    return profile
+
+
+def _score_arms(
+    config: BenchmarkConfig,
+    scan: Path,
+    arms: Mapping[str, Mapping[str, Any]],
+    base: BaseModel,
+    output: Path,
+    console: Console,
+) -> dict[str, str]:
+    """Score the base and every arm, each in a folder of its own, and return the benchmarks' categories."""
+    categories: dict[str, str] = {}
+    for name, record in arms.items():
+        folder = output / "arms" / name
+        console.print(f"[bold]{name}[/]")
+        of_arm = {"scan": None, "model": base.name, "resume": config.resume and folder.is_dir()}
+        of_arm["delta"] = None if name == BASE else str(scan / "arms" / name)
+        results = evaluate_model(config.model_copy(update=of_arm), folder, console, base)
+        categories |= {row.entry["name"]: row.entry["category"] for row in results.scored}
+        average = sum(row.entry["avg_at_k"]["value"] for row in results.scored) / len(results.scored)
+        own = {"score": average, "sha256": {SCORES: checksum(folder / SCORES)}}
+        write_sealed(folder / "arm.json", {**record, **own})
+    return categories
+
+
+def _finished_arms(scan: Path) -> dict[str, dict[str, Any]]:
+    """The records of all arms that are results, the base first.
+
+    Raises:
+        UserError: there are none.
+    """
+    records = {path.parent.name: read_kind(path) for path in scan.glob("arms/*/arm.json")}
+    judged = {name: record for name, record in records.items() if record["kind"] not in UNJUDGED}
+    if missing := [name for name in (BASE, FULL) if name not in judged]:
+        raise UserError(f"{scan} has no finished arm '{missing[0]}' (arms/{missing[0]}/arm.json)")
+    return {name: judged[name] for name in in_order(judged)}

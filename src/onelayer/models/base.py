@@ -1,0 +1,355 @@
+"""The frozen base model: a Hugging Face causal LM, its decoder layers found by position, its tensors told apart.
+
+The base is loaded once and never changes. What trains lives in arms (``arm.py``), which lend their tensors to the module
+for as long as a forward pass needs them.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onelayer.errors import UserError
+from onelayer.models.part import Part
+from onelayer.models.prepacked import prepack
+from onelayer.models.tokenizer import load_tokenizer
+
+BUNDLED_PREFIX = "bundled:"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A loaded model with everything the rest of the package asks of it."""
+
+    name: str
+    revision: str | None
+    module: nn.Module
+    """The whole ``...ForCausalLM``, in eval mode, without gradients."""
+    decoder: nn.Module
+    """The part that returns hidden states: ``(batch, length) -> (batch, length, width)``."""
+    head: nn.Linear
+    layers: nn.ModuleList
+    parts: Mapping[str, Part]
+    """Part of each tensor, in the model's order, by its original name. A tied head appears as the embedding only."""
+    tied_head: bool
+    tokenizer: Any
+    stop_token_ids: tuple[int, ...]
+    hash: str
+    """SHA-256 over names, types, shapes and bytes of all tensors: a delta names the base it belongs to by it."""
+
+    @property
+    def num_layers(self) -> int:
+        """Number of decoder layers, L."""
+        return len(self.layers)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters, a tied head counted once."""
+        return sum(self.tensor(name).numel() for name in self.parts)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states, H."""
+        return self.head.in_features
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the frozen weights."""
+        return self.head.weight.dtype
+
+    @property
+    def max_length(self) -> int:
+        """The longest sequence the model was made for, in tokens."""
+        return int(getattr(self.module.config, "max_position_embeddings", None) or 2**31)
+
+    def tensor(self, name: str) -> Tensor:
+        """The base's own tensor: the reference policy of whatever trains it."""
+        return self.module.get_parameter(name)
+
+    @contextmanager
+    def wearing(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Run the module with other tensors in the place of its own, e.g. an arm's.
+
+        Gradients flow into ``tensors``. The module is back to its own tensors afterwards, also after an exception.
+        """
+        slots = self.places(tensors)
+        own = [module._parameters[leaf] for module, leaf, _ in slots]
+        try:
+            for module, leaf, tensor in slots:
+                # Straight into the table of parameters: assignment by attribute insists on nn.Parameter.
+                module._parameters[leaf] = tensor  # type: ignore[assignment]
+            yield
+        finally:
+            for (module, leaf, _), parameter in zip(slots, own, strict=True):
+                module._parameters[leaf] = parameter
+
+    def places(self, tensors: Mapping[str, Tensor]) -> list[tuple[nn.Module, str, Tensor]]:
+        """Where tensors are worn: (module, name in it, tensor). A tied embedding has a second place, the head."""
+        slots = []
+        for name, tensor in tensors.items():
+            path, _, leaf = name.rpartition(".")
+            slots.append((self.module.get_submodule(path), leaf, tensor))
+            if self.tied_head and self.parts[name] == Part(None, "embed") and self.tensor(name) is self.head.weight:
+                slots.append((self.head, "weight", tensor))
+        return slots
+
+
+def load_base(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    trust_remote_code: bool = False,
+) -> BaseModel:
+    """Load a causal LM from a local folder, the hub, or the package (``bundled:...``).
+
+    ``dtype`` None means float32 on a CPU, and elsewhere the type the checkpoint was saved in.
+
+    Raises:
+        UserError: the model is not there, is damaged, or is of a kind that cannot be profiled layer by layer.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+    path = model_path(name)
+    source = {"revision": revision, "trust_remote_code": trust_remote_code}
+    saved = checkpoint_dtype(name, revision, trust_remote_code)
+    if dtype is None:
+        dtype = torch.float32 if torch.device(device).type == "cpu" else saved
+    with _reading(name):
+        module, info = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True, **source
+        )
+        tokenizer = load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code)
+    if info["missing_keys"] or info["mismatched_keys"]:
+        lost = sorted([*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
+        raise UserError(
+            f"model '{name}' is incomplete: {len(lost)} tensors are missing or of another shape, the first is {lost[0]}"
+        )
+    base = wrap_model(module.to(device), tokenizer, name=name, revision=revision)
+    prepack(base.module)
+    return base
+
+
+def checkpoint_dtype(name: str, revision: str | None, trust_remote_code: bool) -> torch.dtype:
+    """The type that a model was saved in, as far as its configuration says; else bfloat16.
+
+    Raises:
+        UserError: as :func:`read_config`.
+    """
+    config = read_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    return config.dtype or torch.bfloat16
+
+
+def read_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The transformers configuration of a model; no weights are read.
+
+    Raises:
+        UserError: the model is not there, or of a kind that cannot be profiled layer by layer.
+    """
+    from transformers import AutoConfig
+
+    path = model_path(name)
+    with _reading(name):
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"model '{name}' is an encoder-decoder; onelayer profiles decoder-only causal language models")
+    if getattr(config, "quantization_config", None) is not None:
+        raise UserError(f"model '{name}' has quantised weights, which cannot be trained; use its unquantised version")
+    return config
+
+
+def wrap_model(module: nn.Module, tokenizer: Any, *, name: str, revision: str | None = None) -> BaseModel:
+    """Freeze a model that is already in memory and find its parts.
+
+    Raises:
+        UserError: no single list of decoder layers, no plain linear head, logits that are more than the head's output, or
+            no token that ends a completion.
+    """
+    base = replace(
+        outline(module, name=name, revision=revision),
+        tokenizer=tokenizer,
+        stop_token_ids=_stop_tokens(module, tokenizer, name),
+        hash=tensors_hash(module),
+    )
+    _check_head(base)
+    return base
+
+
+def outline(module: nn.Module, *, name: str, revision: str | None = None) -> BaseModel:
+    """Freeze a model and find its parts, without a look at its weights: they may be on the meta device.
+
+    There is no tokenizer and no hash; what only plans needs neither.
+
+    Raises:
+        UserError: no single list of decoder layers, or no plain linear head.
+    """
+    module.requires_grad_(False)
+    module.eval()
+    layers_path, layers = _find_layers(module, name)
+    decoder = module.get_submodule(layers_path.rpartition(".")[0])
+    head = module.get_output_embeddings()  # type: ignore[operator]
+    if not isinstance(head, nn.Linear):
+        raise UserError(f"model '{name}' has no linear language-model head, which log-probabilities are computed from")
+    embedding = module.get_input_embeddings()  # type: ignore[operator]
+    tied = head.weight is embedding.weight
+    return BaseModel(
+        name=name,
+        revision=revision,
+        module=module,
+        decoder=decoder,
+        head=head,
+        layers=layers,
+        parts=_find_parts(module, layers_path, head, tied),
+        tied_head=tied,
+        tokenizer=None,
+        stop_token_ids=(),
+        hash="",
+    )
+
+
+def model_path(name: str) -> str:
+    """Where a model's name leads: a bundled folder, a local folder, or the name itself for the hub.
+
+    Raises:
+        UserError: no bundled model of that name, or a path that is not a model folder.
+    """
+    if name.startswith(BUNDLED_PREFIX):
+        bundled = resources.files("onelayer") / "bundled"
+        known = sorted(entry.name for entry in bundled.iterdir() if (entry / "config.json").is_file())
+        if name.removeprefix(BUNDLED_PREFIX) not in known:
+            raise UserError(
+                f"there is no bundled model '{name}'; there are {', '.join(BUNDLED_PREFIX + k for k in known)}"
+            )
+        return str(bundled / name.removeprefix(BUNDLED_PREFIX))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"folder '{name}' holds no model: it has no config.json")
+        return str(folder)
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise UserError(
+            f"there is no model folder '{name}'; give a folder, a hub name like Qwen/Qwen3-1.7B-Base, or {_example()}"
+        )
+    return name
+
+
+def _example() -> str:
+    return f"{BUNDLED_PREFIX}qwen3-arithmetic"
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Whatever the loaders of transformers raise about a model's files becomes one sentence."""
+    try:
+        yield
+    except Exception as error:  # a dozen types over the loaders' versions: OSError, SafetensorError, validation errors
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"model '{name}' cannot be loaded: {reason}") from error
+
+
+def _find_layers(module: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
+    expected = getattr(module.config, "num_hidden_layers", None)
+    found = [
+        (path, child)
+        for path, child in module.named_modules()
+        if isinstance(child, nn.ModuleList) and len(child) == expected
+    ]
+    if len(found) != 1:
+        raise UserError(
+            f"model '{name}' has {len(found) or 'no'} lists of {expected} decoder layers where exactly one is needed"
+        )
+    return found[0]
+
+
+def _find_parts(module: nn.Module, layers_path: str, head: nn.Linear, tied: bool) -> dict[str, Part]:
+    parts: dict[str, Part] = {}
+    for name, tensor in module.named_parameters():
+        if name.startswith(layers_path + "."):
+            index, _, inside = name.removeprefix(layers_path + ".").partition(".")
+            parts[name] = Part(int(index), _module_kind(inside))
+        elif (tensor is head.weight and not tied) or (head.bias is not None and tensor is head.bias):
+            parts[name] = Part(None, "head")
+        else:
+            # What is neither layers, head nor a norm feeds the first layer: token and position embeddings.
+            parts[name] = Part(None, "final_norm" if _is_norm(name) else "embed")
+    return parts
+
+
+def _is_norm(name: str) -> bool:
+    return any(piece in name for piece in ("norm", "ln_", "layernorm"))
+
+
+def _module_kind(inside: str) -> str:
+    """Kind of a tensor in a layer, by the layer's direct child that holds it (Qwen3's ``self_attn.q_norm`` is attn)."""
+    child = inside.partition(".")[0].lower()
+    if _is_norm(child):
+        return "norm"
+    if "attn" in child or "attention" in child:
+        return "attn"
+    if any(piece in child for piece in ("mlp", "feed_forward", "ffn", "moe", "experts")):
+        return "mlp"
+    return "other"
+
+
+def _stop_tokens(module: nn.Module, tokenizer: Any, name: str) -> tuple[int, ...]:
+    generation = getattr(module, "generation_config", None)
+    listed = getattr(generation, "eos_token_id", None)
+    ids = listed if isinstance(listed, list) else [listed]
+    stops = {int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None}
+    if not stops:
+        raise UserError(
+            f"model '{name}' has no end-of-sequence token, so no completion would ever end; set eos_token_id"
+        )
+    return tuple(sorted(stops))
+
+
+def _check_head(base: BaseModel) -> None:
+    """Log-probabilities are computed from the head in chunks: refuse models that do more to their logits than the head."""
+    ids = torch.arange(4, device=base.device).remainder(base.head.out_features)[None]
+    with torch.no_grad():
+        logits = base.module(input_ids=ids, use_cache=False).logits
+        plain = base.head(base.decoder(input_ids=ids, use_cache=False).last_hidden_state)
+    if not torch.allclose(logits, plain, rtol=1e-3, atol=1e-3):
+        raise UserError(f"model '{base.name}' scales or caps its logits after the head, which is not supported")
+
+
+def tensors_hash(module: nn.Module, dtype: torch.dtype | None = None) -> str:
+    """SHA-256 over names, types, shapes and bytes of all parameters, as they are or as they would be in another type."""
+    digest = hashlib.sha256()
+    for name, parameter in module.named_parameters():
+        tensor = parameter.detach().to("cpu", dtype or parameter.dtype).contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def fingerprint(tensor: Tensor) -> int:
+    """A quick 64-bit sum over a tensor's bits: it changes with any single changed element. Cheap on any device.
+
+    Each row's sum is weighted by an odd number of its own (a vector's rows are its elements): Adam's first step moves
+    all elements by the same amount up or down, and in a plain sum these would cancel now and then. Of a tensor that is
+    sharded over processes it is the sum over this process's part.
+    """
+    # Asked by name: the import of torch's DTensor takes a second.
+    tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    bits = tensor.detach().contiguous().view(width)
+    rows = bits.flatten(1).sum(1, dtype=torch.int64) if bits.dim() > 1 else bits.flatten().to(torch.int64)
+    # The golden ratio's multiplier spreads the weights over all 64 bits; products wrap.
+    weights = torch.arange(len(rows), device=rows.device) * 2 * -7046029254386353131 + 1
+    return int((rows * weights).sum())

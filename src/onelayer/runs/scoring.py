@@ -1,0 +1,130 @@
+"""Scoring of policies on the problems of a run, with as many rows at once as memory allows."""
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from onelayer.arms.arm import Arm
+from onelayer.config.configs import TrainConfig
+from onelayer.models.base import BaseModel
+from onelayer.runs.events import Cut, Event, Finished, Noted, Said
+from onelayer.runs.trajectories import trajectory_rows
+from onelayer.storage.arm_names import BASE
+from onelayer.storage.scores import ArmScores
+from onelayer.tasks.agentic import AgenticTask
+from onelayer.tasks.base import Split, Task
+from onelayer.training import episodes
+from onelayer.training.out_of_memory import Place, fewer_rows, with_cuts
+from onelayer.training.prompts import EncodedSplit
+from onelayer.training.rollout import evaluate
+
+T = TypeVar("T")
+Policy = Mapping[str, Tensor]
+Telling = Generator[Event, None, T]
+"""Tells events while it works, and returns what came out."""
+
+
+@dataclass
+class Tested:
+    """What came out on the test problems."""
+
+    scores: ArmScores
+    about: Mapping[str, Any]
+    """What ``arm.json`` says of the episodes, where the task is played in turns."""
+    trajectories: Sequence[Mapping[str, Any]] | None = None
+
+
+@dataclass
+class Scorer:
+    """Scores the arms of a set, or the base."""
+
+    base: BaseModel
+    task: Task
+    data: Mapping[Split, EncodedSplit]
+    config: TrainConfig
+    place: Place
+    """The set, whose cuts hold."""
+    cuts: list[Mapping[str, Any]]
+    """All that are known; new ones are added."""
+
+    def scores(self, split: Split, policies: Sequence[Policy]) -> Telling[list[ArmScores]]:
+        """Score policies (tensors to wear; none for the base) on a split."""
+        scores = yield from self._within_memory(
+            lambda config: evaluate(self.base, self.task, self.data[split], policies, config)
+        )
+        return scores
+
+    def played(self, policy: Policy) -> Telling[episodes.Played]:
+        """Let a policy play the test episodes."""
+        task = self.task
+        assert isinstance(task, AgenticTask)
+        (played,) = yield from self._within_memory(
+            lambda config: episodes.evaluate(self.base, task, self.data["test"], [policy], config)
+        )
+        return played
+
+    def tests(self, names: Sequence[str], policies: Sequence[Policy]) -> Telling[list[Tested]]:
+        """Score policies on the test problems; of a task played in turns also sum up all episodes and keep some."""
+        task = self.task
+        if not isinstance(task, AgenticTask):
+            scores = yield from self.scores("test", policies)
+            return [Tested(each, {}) for each in scores]
+        results = []
+        # One arm after the other: all of them at once would hold an environment for every arm and start state.
+        for name, policy in zip(names, policies, strict=True):
+            failed = len(task.pool.failures)
+            played = yield from self.played(policy)
+            if failures := task.pool.failures[failed:]:
+                yield Said(f"{name}: {len(failures)} test episodes failed, the first: {failures[0]}")
+            if too_long := played.summary()["episode_ends"].get("too_long"):
+                yield Said(f"{name}: {too_long:g} test episodes ended at a prompt over max_prompt_length")
+            results.append(Tested(played.scores, played.summary(), trajectory_rows(played.episodes)))
+        return results
+
+    def _within_memory(self, score: Callable[[TrainConfig], T]) -> Telling[T]:
+        step = self.config.steps
+        trying = fewer_rows(score, with_cuts(self.cuts, self.place, self.config, step))
+        while True:
+            try:
+                rows = next(trying)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            self.cuts.append({"set": self.place, "step": step, **rows})
+            yield Cut(self.place, step, rows)
+
+
+def score_base(scorer: Scorer) -> Iterator[Event]:
+    """Score the base."""
+    yield Noted("scoring the base")
+    (test,) = yield from scorer.tests([BASE], [{}])
+    (selection,) = yield from scorer.scores("selection", [{}])
+    record = {"arm": BASE, "kind": "base", "selection_score": selection.score, **test.about}
+    yield Finished(BASE, test.scores, record, trajectories=test.trajectories)
+
+
+def score_arms(scorer: Scorer, arms: Sequence[Arm], seconds: float) -> Iterator[Event]:
+    """Score arms that are trained; ``seconds`` is what training took for each of them."""
+    yield Noted(f"scoring {arms[0].name if len(arms) == 1 else f'{len(arms)} arms'}")
+    policies = [arm.weights for arm in arms]
+    tests = yield from scorer.tests([arm.name for arm in arms], policies)
+    selections = yield from scorer.scores("selection", policies)
+    for arm, test, selection in zip(arms, tests, selections, strict=True):
+        record = {
+            "kind": arm.kind,
+            "plan": arm.plan,
+            "layer": arm.layer,
+            "seed": arm.seed,
+            "learning_rate": arm.settings.learning_rate,
+            "trained_parameters": arm.num_parameters,
+            "seconds": seconds,
+            "stopped": arm.stopped,
+            "skipped_updates": arm.skipped,
+            "selection_score": selection.score,
+            "change_norms": arm.change_norms(scorer.base),
+            "first_gradient_norms": arm.first_gradient_norms,
+            **test.about,
+        }
+        yield Finished(arm.name, test.scores, record, arm.delta(), test.trajectories)

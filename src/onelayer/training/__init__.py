@@ -1,0 +1,4 @@
+"""The loop: prompts, rollouts, rewards, advantages, updates.
+
+Imports ``arms``, ``tasks``, ``models`` and what these import. Read ``loop.py`` first: it is the whole of a step.
+"""
