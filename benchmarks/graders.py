@@ -24,9 +24,7 @@ from typing import Any
 
 import psutil
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from hostile import ANSWERS, HONEST, PROGRAMS, TESTS
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from onelayer.tasks.graders.code_sandbox import grade_code
 from onelayer.tasks.graders.grade import count_reasons
 from onelayer.tasks.graders.math_answer import grade_math
@@ -34,6 +32,7 @@ from onelayer.tasks.graders.math_pool import MathPool
 from onelayer.tasks.graders.math_text import compare_plainly, normalize, reference_answer
 from onelayer.tasks.graders.probes import probe, statement
 from onelayer.tasks.graders.sandbox import Sandbox
+from tests.support.hostile import ANSWERS, HONEST, PROGRAMS, TESTS
 
 WORKERS = 2
 OFFICIAL_SECONDS = 3.0  # the time limit of HumanEval's own harness

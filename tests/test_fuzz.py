@@ -49,7 +49,7 @@ from onelayer.tasks.graders.math_text import (
 from onelayer.tasks.livecodebench import all_tests
 from onelayer.tasks.sources import read_file
 from onelayer.tasks.training import local_files
-from tests.test_report import invented, write_scan
+from tests.report.test_report import invented, write_scan
 
 few = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "40")),

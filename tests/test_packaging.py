@@ -118,7 +118,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(built: Built
         "onelayer/py.typed",
         "onelayer/benchmarks/gsm8k.yaml",
         "onelayer/report/templates/page.html.j2",
-        "onelayer/engines/accelerate/fsdp2.yaml",
+        "onelayer/engines/trl/accelerate/fsdp2.yaml",
     } <= found
 
 

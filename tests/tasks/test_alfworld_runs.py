@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from onelayer.commands.cli import main
 from onelayer.storage.scores import read_scores
+from tests.config.test_presets import preset
 from tests.conftest import save_model
-from tests.test_alfworld import installed, write_games
-from tests.test_presets import preset
+from tests.tasks.test_alfworld import installed, write_games
 
 pytestmark = pytest.mark.skipif(not installed, reason="the packages of onelayer[alfworld] are not installed")
 

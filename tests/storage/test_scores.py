@@ -14,7 +14,7 @@ from onelayer.judging.measured import pair_arms, read_scan
 from onelayer.judging.score_csv import read_csv
 from onelayer.storage.scores import ArmScores, read_scores, write_scores
 
-PUBLISHED = Path(__file__).parents[1].parent / "shared" / "data" / "qwen3_1p7b_table13.csv"
+PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "qwen3_1p7b_table13.csv"
 
 WIDE = """setting,layer,amc,gsm8k,math_avg
 Base,,20.0,60.0,40.0

@@ -26,7 +26,7 @@ from onelayer.training.algorithms.gigpo import gigpo_advantages
 from onelayer.training.batch import Batch
 from onelayer.training.episodes import Episode, Turn, collect, evaluate, pad_width, play, to_batch
 from onelayer.training.sample import Key, Sampling
-from tests.test_loop import config_of, delta_bytes, run_in
+from tests.training.test_loop import config_of, delta_bytes, run_in
 
 TURNS: dict[str, Any] = {"algorithm": "gigpo", "max_prompt_length": 80, "max_completion_length": 1}
 

@@ -17,7 +17,7 @@ from onelayer.models.trunk import Start, Trunk, below, kept_layer, lowest_layer,
 from onelayer.training.batch import Batch
 from onelayer.training.sample import Key, Row, Sampling, left_pad, sample_policies
 from onelayer.training.update import _micro_batches, update
-from tests.test_pack import gpt2
+from tests.models.test_pack import gpt2
 
 PROMPTS = [[3, 4, 5, 6], [7, 8], [9, 10, 11]]
 

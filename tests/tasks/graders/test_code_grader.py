@@ -12,7 +12,6 @@ from typing import Any
 
 import psutil
 import pytest
-from hostile import HONEST, PROGRAMS, TESTS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,8 +33,9 @@ from onelayer.tasks.graders.protection import Limits
 from onelayer.tasks.graders.sandbox import Sandbox
 from onelayer.tasks.graders.sandbox_judge import free_names, same
 from onelayer.tasks.graders.wire import decode, encode
+from tests.support.hostile import HONEST, PROGRAMS, TESTS
 
-HUMAN_EVAL = Path(__file__).parents[1].parent / "shared" / "data" / "HumanEval.jsonl.gz"
+HUMAN_EVAL = Path(__file__).parents[3].parent / "shared" / "data" / "HumanEval.jsonl.gz"
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from onelayer.storage.lock import locked
 from onelayer.training import loop
 from onelayer.training.update import update
 from tests.conftest import DigitTask
-from tests.test_loop import config_of
+from tests.training.test_loop import config_of
 
 PLANS = ("all", "1")
 FILES = ("delta.safetensors", "scores.parquet")

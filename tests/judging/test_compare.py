@@ -17,7 +17,7 @@ from onelayer.judging.measured import MeasuredScores
 from onelayer.judging.profile import build_profile
 from onelayer.judging.score_csv import read_csv
 
-PUBLISHED = Path(__file__).parents[1].parent / "shared" / "data" / "qwen3_1p7b_table13.csv"
+PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "qwen3_1p7b_table13.csv"
 
 
 def curve(name, values, *, num_layers=None, layers=None, task="t", measured=None):

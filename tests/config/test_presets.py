@@ -19,7 +19,7 @@ from onelayer.models.architectures import ARCHITECTURES, outline_model
 from onelayer.models.base import wrap_model
 from onelayer.tasks.benchmarks import get_training_set
 from tests.conftest import character_tokenizer, save_model
-from tests.test_benchmarks import ROWS, write_rows
+from tests.tasks.test_benchmarks import ROWS, write_rows
 
 FOLDER = Path(str(resources.files("onelayer") / "presets"))
 # Preset -> family of its model and whether its head is tied to the embedding.

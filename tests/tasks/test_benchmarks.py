@@ -23,7 +23,7 @@ from onelayer.tasks.livecodebench import all_tests
 from onelayer.tasks.sources import read_file
 from onelayer.tasks.training import benchmark_problems, load_training_task
 
-DATA = Path(__file__).parents[1].parent / "shared" / "data"
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 # A row with the columns that the data set of each name has on the hub, and a right answer to it.
 ROWS: dict[str, tuple[dict[str, Any], str]] = {

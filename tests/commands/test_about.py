@@ -14,7 +14,7 @@ from onelayer import __version__
 from onelayer.commands import doctor
 from tests.conftest import Command
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SHELLS = {"bash": "complete -o nosort -F", "zsh": "#compdef onelayer", "fish": "complete --no-files --command onelayer"}
 
 

@@ -115,7 +115,7 @@ def test_the_command_of_a_scan() -> None:
 
 
 def test_the_first_run_on_real_weights_is_a_valid_command() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "first-real-run.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "first-real-run.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^    onelayer scan (.*)$", text, re.MULTILINE)
     pieces = shlex.split(line)
     flags = {name[2:].replace("-", "_"): value for name, value in zip(pieces[::2], pieces[1::2], strict=True)}

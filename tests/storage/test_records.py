@@ -10,7 +10,7 @@ from onelayer.errors import UserError
 from onelayer.models.base import BaseModel
 from onelayer.storage.records import norm_by_layer, read_kind, read_lines, read_record
 from tests.conftest import Command
-from tests.test_report import invented, write_scan
+from tests.report.test_report import invented, write_scan
 
 BROKEN = [
     ("arms/full/arm.json", b'{"kind": ', "not valid JSON"),

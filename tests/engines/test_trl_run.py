@@ -29,9 +29,9 @@ from onelayer.tasks.household import household_task
 from onelayer.training.loop import Training, train_step
 from onelayer.training.prompts import EncodedSplit
 from onelayer.training.rollout import evaluate
+from tests.commands.test_cli import data  # noqa: F401 - fixture
 from tests.conftest import Command, DigitTask
-from tests.test_cli import data  # noqa: F401 - fixture
-from tests.test_episodes import game
+from tests.training.test_episodes import game
 
 PartialState(cpu=True)
 TINY: dict[str, Any] = {
@@ -315,7 +315,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
 def test_the_shipped_configurations_are_accelerates(name: str) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
-    from onelayer import engines
+    from onelayer.engines import trl
 
-    config = load_config_from_file(str(Path(engines.__file__).parent / "accelerate" / f"{name}.yaml"))
+    config = load_config_from_file(str(Path(trl.__file__).parent / "accelerate" / f"{name}.yaml"))
     assert config.num_processes == 8 and config.mixed_precision == "bf16"

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hostile import ANSWERS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,8 +25,9 @@ from onelayer.tasks.graders.math_text import (
     plain_number,
     reference_answer,
 )
+from tests.support.hostile import ANSWERS
 
-DATA = Path(__file__).parents[1].parent / "shared" / "data"
+DATA = Path(__file__).parents[3].parent / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
