@@ -20,7 +20,7 @@ from mkdocs.structure.pages import Page
 from onelayer.commands.cli import cli
 from onelayer.commands.flags import click_type
 from onelayer.config import configs as configurations
-from onelayer.config.configs import Config
+from onelayer.config.base import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = "source"

@@ -11,7 +11,8 @@ from onelayer.arms.delta_files import DELTA
 from onelayer.commands.flags import build_config, default_output
 from onelayer.commands.scan import scan as run_scan
 from onelayer.commands.scan import train as run_train
-from onelayer.config.configs import BenchmarkConfig, Config, ScanConfig, TrainConfig
+from onelayer.config.base import Config
+from onelayer.config.configs import BenchmarkConfig, ScanConfig, TrainConfig
 from onelayer.errors import UserError
 from onelayer.evaluation.evaluate_model import evaluate_model
 from onelayer.evaluation.results import Results

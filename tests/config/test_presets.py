@@ -13,7 +13,8 @@ from onelayer.commands.cli import main
 from onelayer.commands.cost import GPUS, Gpu, hours_of
 from onelayer.commands.memory import memory_of
 from onelayer.commands.reproduction.pretraining import Shape, make_model
-from onelayer.config.configs import ModelConfig, ScanConfig, TrainConfig
+from onelayer.config.configs import ScanConfig, TrainConfig
+from onelayer.config.model import ModelConfig
 from onelayer.config.sources import build, read_yaml
 from onelayer.models.architectures import ARCHITECTURES, outline_model
 from onelayer.models.base import wrap_model

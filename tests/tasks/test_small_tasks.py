@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import onelayer
 from onelayer.commands.reproduction import pretraining
-from onelayer.config.configs import TaskConfig, TrainConfig
+from onelayer.config.configs import TrainConfig
 from onelayer.config.sources import build, preset_path, read_yaml
+from onelayer.config.task import TaskConfig
 from onelayer.errors import UserError
 from onelayer.runs.inputs import load_task, start_sandbox
 from onelayer.tasks import code

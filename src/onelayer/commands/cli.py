@@ -13,7 +13,8 @@ from onelayer.arms.plan import SYNTAX
 from onelayer.commands.cli_results import compare, contribution, report, stitch, vote
 from onelayer.commands.flags import RUNS, SETTINGS, build_config, config_options, default_output
 from onelayer.commands.reproduction.command import reproduce
-from onelayer.config.configs import BenchmarkConfig, ModelConfig, ScanConfig, TrainConfig
+from onelayer.config.configs import BenchmarkConfig, ScanConfig, TrainConfig
+from onelayer.config.model import ModelConfig
 from onelayer.errors import Paused, RunStopped, UserError
 from onelayer.runs.interrupt import interrupts
 from onelayer.storage.files import why

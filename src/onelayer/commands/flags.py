@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import click
 from click.shell_completion import CompletionItem
 
-from onelayer.config.configs import Config
+from onelayer.config.base import Config
 from onelayer.config.sources import build, preset_names, preset_path, read_yaml
 from onelayer.tasks.registry import TASKS, require_known
 

@@ -14,7 +14,11 @@ Where the authors' settings and a library's defaults differ, the authors' are ta
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from onelayer.config.base import Config
 
 Algorithm = Literal["grpo", "dr_grpo", "gigpo", "dapo", "rloo", "gspo"]
 
@@ -77,3 +81,60 @@ def _unread_of_deviation(values: Mapping[str, Any], why: str) -> str | None:
         if values[name] != default:
             return f"{name} is of the deviation that divides advantages, and {why} divides by none; leave it {default}"
     return None
+
+
+class AlgorithmConfig(Config):
+    """What makes up the algorithm: groups, advantages, the loss."""
+
+    algorithm: Algorithm = Field(
+        "grpo", description="the RL algorithm; it sets the options that make it up, where they are not set as well"
+    )
+    num_generations: int = Field(8, ge=2, description="completions a prompt: the group")
+    beta: float = Field(0.0, ge=0, description="coefficient of the KL to the base (k3 estimate)")
+    epsilon: float = Field(0.2, gt=0, description="clip range of the ratio")
+    epsilon_high: float | None = Field(None, gt=0, description="upper clip range, if not epsilon (DAPO's clip-higher)")
+    loss_type: Literal["grpo", "dapo", "dr_grpo"] = Field(
+        "grpo",
+        description="token average: grpo per completion, dapo over all tokens (verl's default), dr_grpo constant",
+    )
+    scale_rewards: Literal["group", "batch", "none"] = Field("group", description="whose std divides advantages")
+    importance_sampling_level: Literal["token", "sequence"] = Field(
+        "token", description="whose ratio is clipped: each token's, or one for a completion (GSPO)"
+    )
+    advantage_epsilon: float = Field(1e-4, ge=0, description="added to that std (TRL 1e-4, verl 1e-6)")
+    unbiased_std: bool = Field(True, description="divide by n-1 in that std (TRL and verl do)")
+    invalid_action_penalty_coef: float = Field(
+        0.1, ge=0, description="tasks played in turns: reward that an action costs which the environment does not know"
+    )
+    gamma: float = Field(GIGPO_DEFAULTS["gamma"], ge=0, le=1, description="GiGPO: discount of later rewards")
+    step_advantage_w: float = Field(
+        GIGPO_DEFAULTS["step_advantage_w"], ge=0, description="GiGPO: weight of step advantages; 0 is GRPO on episodes"
+    )
+    gigpo_mode: Literal["mean_std_norm", "mean_norm"] = Field(
+        GIGPO_DEFAULTS["gigpo_mode"], description="GiGPO: divide advantages by the deviation or not"
+    )
+    similarity_thresh: float | None = Field(
+        GIGPO_DEFAULTS["similarity_thresh"], gt=0, lt=1, description="GiGPO: group observations that are so similar"
+    )
+    episode_statistics: Literal["trajectory", "step"] = Field(
+        GIGPO_DEFAULTS["episode_statistics"],
+        description="GiGPO: count each episode once (paper) or once per step (verl-agent) in means and deviations",
+    )
+    group_of_one: Literal["zero", "return"] = Field(
+        GIGPO_DEFAULTS["group_of_one"], description="GiGPO: advantage of an episode without others in its group"
+    )
+    penalty_placement: Literal["reward", "row"] = Field(
+        GIGPO_DEFAULTS["penalty_placement"],
+        description="GiGPO: take penalties off the turn's reward, or off that row alone (verl-agent)",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_algorithm(cls, values: Any) -> Any:
+        return {**ALGORITHM_SETTINGS.get(str(values.get("algorithm", "grpo")), {}), **values}
+
+    @model_validator(mode="after")
+    def _consistent_algorithm(self) -> Self:
+        if reason := contradiction(vars(self)):
+            raise ValueError(reason)
+        return self

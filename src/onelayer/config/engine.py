@@ -3,7 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from onelayer.config.base import Config
 
 OPTIONS_OF: dict[str, tuple[str, ...]] = {
     "trl": ("engine_options", "num_processes"),
@@ -16,7 +18,7 @@ UNREAD_BY_TRL = (
 )
 
 
-class EngineConfig(BaseModel):
+class EngineConfig(Config):
     """Where arms are trained."""
 
     engine: Literal["local", "trl", "ray"] = Field(

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from onelayer.config.algorithm import ALGORITHM_SETTINGS
-from onelayer.config.configs import Config
+from onelayer.config.base import Config
 from onelayer.errors import UserError, did_you_mean
 
 C = TypeVar("C", bound=Config)

@@ -17,7 +17,8 @@ from rich.table import Table
 from torch import Tensor
 
 from onelayer.arms.delta_files import as_weights, delta_file, read_delta_for, read_delta_header
-from onelayer.config.configs import BenchmarkConfig, EvalConfig
+from onelayer.config.configs import BenchmarkConfig
+from onelayer.config.sampling import EvalConfig
 from onelayer.errors import UserError
 from onelayer.evaluation.estimates import Estimate, estimate_benchmark
 from onelayer.evaluation.harness import HarnessScores, HarnessTask, parse_tasks, run_harness

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from onelayer.config.configs import ModelConfig
+from onelayer.config.model import ModelConfig
 from onelayer.models.base import BaseModel, outline, read_config
 
 _QWEN3 = {"head_dim": 128, "num_key_value_heads": 8, "vocab_size": 151936, "max_position_embeddings": 32768}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from onelayer.config.configs import ModelConfig, TrainConfig
+from onelayer.config.configs import TrainConfig
+from onelayer.config.model import ModelConfig
 from onelayer.errors import UserError
 from onelayer.models.base import BaseModel, load_base
 from onelayer.tasks.agentic import AgenticTask

@@ -5,7 +5,7 @@ A start state is a game; its problem id is its number over all splits (test, sel
 
 from functools import partial
 
-from onelayer.config.configs import TaskConfig
+from onelayer.config.task import TaskConfig
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Problem, Split
 from onelayer.tasks.environments.alfworld import Alfworld, Games, data_folder, import_engine, read_games

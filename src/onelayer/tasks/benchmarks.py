@@ -20,7 +20,7 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import Field, ValidationError, model_validator
 
-from onelayer.config.configs import Config
+from onelayer.config.base import Config
 from onelayer.config.sources import read_yaml
 from onelayer.errors import UserError, did_you_mean
 from onelayer.tasks.base import Prompt

@@ -6,7 +6,7 @@ are compact for the bundled word-level model; with ``--chat`` they are plain Eng
 
 from functools import partial
 
-from onelayer.config.configs import TaskConfig
+from onelayer.config.task import TaskConfig
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Problem, Split
 from onelayer.tasks.environments.base import Info

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from onelayer.config.configs import TaskConfig
+from onelayer.config.task import TaskConfig
 from onelayer.errors import UserError, did_you_mean
 from onelayer.tasks.base import Task
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from onelayer.config.configs import TrainConfig
+from onelayer.config.algorithm import AlgorithmConfig
 from onelayer.training.algorithms.grpo import group_advantages, leave_one_out_advantages
 from onelayer.training.sample import Completions
 
@@ -27,7 +27,7 @@ class Batch:
         return sum(len(prompt) for prompt in self.prompts) + int(self.completions.lengths.sum())
 
 
-def advantages_of(rewards_PG: Tensor, config: TrainConfig) -> Tensor:
+def advantages_of(rewards_PG: Tensor, config: AlgorithmConfig) -> Tensor:
     """The algorithm's advantage of each completion, or each whole episode, within its group: (P, G) -> (P, G)."""
     if config.algorithm == "rloo":
         return leave_one_out_advantages(rewards_PG)

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from onelayer.arms.arm import Arm
-from onelayer.config.configs import EvalConfig, TrainConfig
+from onelayer.config.algorithm import AlgorithmConfig
+from onelayer.config.sampling import EvalConfig
+from onelayer.config.update import StepConfig
 from onelayer.errors import RunStopped
 from onelayer.models.base import BaseModel
 from onelayer.models.trunk import Trunk, kept_layer
@@ -196,7 +198,7 @@ def _complete(
 
 
 def collect(
-    base: BaseModel, task: AgenticTask, data: EncodedSplit, arms: Sequence[Arm], step: int, config: TrainConfig
+    base: BaseModel, task: AgenticTask, data: EncodedSplit, arms: Sequence[Arm], step: int, config: StepConfig
 ) -> list[tuple[Batch, dict[str, float]]]:
     """Let every arm play the start states of a step, a group of episodes each: per arm its batch and metrics.
 
@@ -223,12 +225,12 @@ def collect(
     return results
 
 
-def starts_of(data: EncodedSplit, indices: Sequence[int], config: TrainConfig) -> list[tuple[Problem, int]]:
+def starts_of(data: EncodedSplit, indices: Sequence[int], config: AlgorithmConfig) -> list[tuple[Problem, int]]:
     """The start states of a step with their sample numbers, a group of each."""
     return [(data.problems[index], sample) for index, sample in drawn_samples(indices, config.num_generations)]
 
 
-def to_batch(episodes: Sequence[Episode], config: TrainConfig) -> Batch:
+def to_batch(episodes: Sequence[Episode], config: AlgorithmConfig) -> Batch:
     """The training rows of the episodes of some groups, ``num_generations`` each: one row per turn.
 
     An episode that its environment ended by a fault teaches nothing and counts in no mean.
@@ -281,14 +283,14 @@ def _trunk(turns: Sequence[Turn], longest: int) -> Trunk | None:
     return Trunk(hidden, width)
 
 
-def _returns(episodes: Sequence[Episode], config: TrainConfig) -> Tensor:
+def _returns(episodes: Sequence[Episode], config: AlgorithmConfig) -> Tensor:
     """Penalised return of each episode, (n,) fp64; NaN where a fault ended it."""
     penalty = config.invalid_action_penalty_coef
     returns = [np.nan if episode.reason == "error" else episode.penalised(penalty) for episode in episodes]
     return torch.tensor(returns, dtype=torch.float64)
 
 
-def metrics_of(episodes: Sequence[Episode], batch: Batch, config: TrainConfig) -> dict[str, float]:
+def metrics_of(episodes: Sequence[Episode], batch: Batch, config: AlgorithmConfig) -> dict[str, float]:
     """TRL's names where there is one, else verl-agent's; rewards are the returns that are learned from."""
     returns_PG = _returns(episodes, config).view(-1, config.num_generations)
     deviations = [known.std() for group in returns_PG if len(known := group[~group.isnan()]) > 1]

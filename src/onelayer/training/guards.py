@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from onelayer.config.configs import TrainConfig
+from onelayer.config.run import GuardConfig
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Guard:
 
     name: str
     metric: str
-    crossed: Callable[[float, TrainConfig], bool]
+    crossed: Callable[[float, GuardConfig], bool]
     sentence: str
     patience: Literal["stop_after", "max_skipped_steps"] | None = "stop_after"
     """The option that says how many steps in a row are enough; None is the first."""
@@ -89,7 +89,7 @@ class Watched(Protocol):
     stopped: str | None
 
 
-def watch(arm: Watched, record: dict[str, Any], config: TrainConfig) -> None:
+def watch(arm: Watched, record: dict[str, Any], config: GuardConfig) -> None:
     """Let every guard look at a step's metrics: its count goes to the record, and a sentence where it has seen enough.
 
     Sets ``stopped`` of the arm and of the record, or ``warning`` of the record.

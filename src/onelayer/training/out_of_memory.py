@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from onelayer.config.configs import EvalConfig
+from onelayer.config.sampling import EvalConfig
 from onelayer.errors import RunStopped
 
 Option = Literal["max_rows", "micro_batch_size"]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from onelayer.config.configs import EvalConfig
+from onelayer.config.sampling import RewardConfig
 from onelayer.errors import GuardTripped
 
 PAUSE = 1.0
@@ -35,7 +35,7 @@ class Patience:
     failures: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, config: EvalConfig) -> "Patience":
+    def of(cls, config: RewardConfig) -> "Patience":
         """Those of a configuration."""
         return cls(config.reward_timeout, config.reward_retries)
 

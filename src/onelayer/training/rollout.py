@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from onelayer.arms.arm import Arm
-from onelayer.config.configs import EvalConfig, TrainConfig
+from onelayer.config.algorithm import AlgorithmConfig
+from onelayer.config.sampling import EvalConfig
+from onelayer.config.update import StepConfig
 from onelayer.models.base import BaseModel
 from onelayer.models.trunk import kept_layer
 from onelayer.storage.scores import ArmScores, join_scores
@@ -26,7 +28,7 @@ from onelayer.training.sample import Completions, Key, Row, Sampling, sample_pol
 
 
 def collect(
-    base: BaseModel, task: Task, data: EncodedSplit, arms: Sequence[Arm], step: int, width: int, config: TrainConfig
+    base: BaseModel, task: Task, data: EncodedSplit, arms: Sequence[Arm], step: int, width: int, config: StepConfig
 ) -> list[tuple[Batch, dict[str, float]]]:
     """Let every arm answer the prompts of a step: per arm its batch and metrics (TRL's names).
 
@@ -86,7 +88,7 @@ def grade_rows(
 
 
 def to_batch(
-    prompts: list[Sequence[int]], completions: Completions, grades: Sequence[Grade], config: TrainConfig
+    prompts: list[Sequence[int]], completions: Completions, grades: Sequence[Grade], config: AlgorithmConfig
 ) -> tuple[Batch, dict[str, float]]:
     """What is learned from the completions of some prompts, ``num_generations`` each: rows and metrics."""
     rewards = rewards_of(grades).view(-1, config.num_generations)

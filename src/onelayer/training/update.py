@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from onelayer.arms.arm import Arm
-from onelayer.config.configs import TrainConfig
+from onelayer.config.update import StepConfig
 from onelayer.models.base import BaseModel
 from onelayer.models.logprobs import Tokens, completion_logprobs, position_ids
 from onelayer.models.trunk import Start, below, recomputing
@@ -20,7 +20,7 @@ from onelayer.training.batch import Batch
 from onelayer.training.sample import left_pad
 
 
-def update(base: BaseModel, arm: Arm, batch: Batch, config: TrainConfig) -> dict[str, float]:
+def update(base: BaseModel, arm: Arm, batch: Batch, config: StepConfig) -> dict[str, float]:
     """Train ``arm`` on ``batch``: returns the step's metrics (TRL's names), means over tokens and updates.
 
     An update whose loss or gradient is not finite is skipped and counted, and is in no mean.
@@ -41,7 +41,7 @@ def update(base: BaseModel, arm: Arm, batch: Batch, config: TrainConfig) -> dict
     return {**{name: value / made for name, value in totals.items()}, "skipped_updates": skipped}
 
 
-def _mini_batches(batch: Batch, config: TrainConfig) -> list[Tensor]:
+def _mini_batches(batch: Batch, config: StepConfig) -> list[Tensor]:
     """Rows of each mini-batch, prompts in the order in which they were drawn."""
     mini = config.mini_batch_size or config.train_batch_size
     return [
@@ -50,7 +50,7 @@ def _mini_batches(batch: Batch, config: TrainConfig) -> list[Tensor]:
     ]
 
 
-def _micro_batches(batch: Batch, rows: Tensor, config: TrainConfig) -> list[Tensor]:
+def _micro_batches(batch: Batch, rows: Tensor, config: StepConfig) -> list[Tensor]:
     """Cut the rows of a mini-batch: rows of similar length go together, at most ``micro_batch_size`` of them, and
     padded no more than ``micro_batch_tokens`` tokens (but at least one row)."""
     prompts = [len(batch.prompts[row]) for row in rows.tolist()]
@@ -99,7 +99,7 @@ def _start(base: BaseModel, arm: Arm, batch: Batch, rows: Tensor, tokens: Tokens
     return Start(arm.trunk_layer, columns[rows.to(columns.device)])
 
 
-def _logps(base: BaseModel, batch: Batch, tokens: Tokens, start: Start | None, config: TrainConfig) -> list[Tensor]:
+def _logps(base: BaseModel, batch: Batch, tokens: Tokens, start: Start | None, config: StepConfig) -> list[Tensor]:
     """Log-probabilities and entropies of some rows under what ``base`` wears, both (rows, T), T the batch's length."""
     margin = (0, batch.completions.ids.shape[1] - tokens.completion_ids.shape[1])
     results = completion_logprobs(
@@ -110,7 +110,7 @@ def _logps(base: BaseModel, batch: Batch, tokens: Tokens, start: Start | None, c
 
 @torch.no_grad()
 def _frozen_logps(
-    base: BaseModel, arm: Arm, batch: Batch, micros: list[list[Tensor]], config: TrainConfig, *, old: bool
+    base: BaseModel, arm: Arm, batch: Batch, micros: list[list[Tensor]], config: StepConfig, *, old: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Log-probabilities under the policy as it is now, if asked for, and under the reference, if beta needs them.
 
@@ -139,7 +139,7 @@ def _update_once(
     mini: list[Tensor],
     old: Tensor | None,
     reference: Tensor | None,
-    config: TrainConfig,
+    config: StepConfig,
 ) -> dict[str, float]:
     rows_of_mini = torch.cat(mini)
     mask = batch.completions.mask[rows_of_mini].to(base.device)
