@@ -25,8 +25,10 @@ import transformers
 
 from onelayer.models.base import BaseModel, load_base, wrap_model
 from onelayer.tasks.arithmetic import ArithmeticTask
+from onelayer.training.completions import Completions
+from onelayer.training.draws import Key, Row, Sampling
 from onelayer.training.prompts import encode_split
-from onelayer.training.sample import Completions, Key, Row, Sampling, sample_policies
+from onelayer.training.sample import Request, complete
 
 
 class NoTokenizer:
@@ -88,19 +90,14 @@ def main() -> None:
     if args.what == "generation":
         base, sampling = replace(base, stop_token_ids=(-1,)), Sampling(args.length, 1.0)
     policies, rows, key = policies_of(base), rows_of(base, args), Key(0, "eval", 0)
+    requests = [Request(policy, rows, key) for policy in policies]
     width = max(len(row.prompt) for row in rows)
 
     def packed() -> list[Completions]:
-        count = len(policies)
-        return sample_policies(
-            base, policies, [rows] * count, [key] * count, sampling, width=width, max_rows=args.max_rows
-        )
+        return complete(base, requests, sampling, width=width, max_rows=args.max_rows)
 
     def one_by_one() -> list[Completions]:
-        return [
-            sample_policies(base, [policy], [rows], [key], sampling, width=width, max_rows=args.max_rows)[0]
-            for policy in policies
-        ]
+        return [complete(base, [request], sampling, width=width, max_rows=args.max_rows)[0] for request in requests]
 
     seconds: dict[str, list[float]] = {"packed": [], "one by one": []}
     for pair in range(-1, args.pairs):  # The first pair warms up.

@@ -3,9 +3,10 @@
     python benchmarks/search.py --model bundled:qwen3-arithmetic --steps 40 --output runs/search
 
 One scan trains every layer from five seeds. An arm does not depend on its company, so what a search would have done from
-each seed is replayed on the stored curves (tests/commands/test_analyses.py proves the replay equal to a real search). The true best
-is the layer with the highest test score over all seeds; a layer is tied with it when the paired interval over problems and
-seeds says so (the rule behind "recommended"). Cost: steps of layers trained, as a share of training all of them.
+each seed is replayed on the stored curves (tests/commands/test_analyses.py proves the replay equal to a real search).
+The true best is the layer with the highest test score over all seeds; a layer is tied with it when the paired
+interval over problems and seeds says so (the rule behind "recommended"). Cost: steps of layers trained, as a share of
+training all of them.
 """
 
 import argparse

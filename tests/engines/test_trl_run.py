@@ -182,9 +182,9 @@ def test_shares_of_a_scoring_go_back_into_order(base: BaseModel) -> None:
     config = TrainConfig(**{**TINY, "eval_num_samples": 2, "eval_temperature": 1.0})
     task = DigitTask()
     test = load_splits(base, task, config)["test"]
-    whole = evaluate(base, task, test, [{}], config)[0]
+    whole = evaluate(base, task, test, [{}], config)[0].scores
     parts = [
-        evaluate(base, task, EncodedSplit(test.problems[own::3], test.tokens[own::3], 0), [{}], config)[0]
+        evaluate(base, task, EncodedSplit(test.problems[own::3], test.tokens[own::3], 0), [{}], config)[0].scores
         for own in range(3)
     ]
     from onelayer.storage.scores import join_scores

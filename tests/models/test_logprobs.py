@@ -8,7 +8,7 @@ from onelayer.arms.arm import Arm, OptimizerSettings
 from onelayer.arms.plan import parse_plan, resolve
 from onelayer.models.base import BaseModel
 from onelayer.models.logprobs import Tokens, _FrozenHead, completion_logprobs, head_logprobs, tokens_at_once
-from onelayer.training.sample import left_pad
+from onelayer.training.generate import left_pad
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:

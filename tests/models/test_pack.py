@@ -19,7 +19,9 @@ from onelayer.models.pack import Cut, Span, cut_of, packable, packed, spans_of
 from onelayer.models.rowwise import MIN_ROWS, PIECE_ROWS, replaced_forward, row_wise, shows_its_rows
 from onelayer.models.trunk import lowest_layer
 from onelayer.training import sample
-from onelayer.training.sample import Completions, Key, Row, Sampling, sample_policies, uniforms
+from onelayer.training.completions import Completions
+from onelayer.training.draws import Key, Row, Sampling, uniforms
+from onelayer.training.sample import Request
 from tests.conftest import threads
 
 PLANS = [
@@ -98,16 +100,11 @@ def complete(
     rows = [rows_of(count) for count in counts]
     with monkeypatch.context() as patch:
         logits = Logits(patch)
-        done = sample_policies(
-            base,
-            policies,
-            rows,
-            keys,
-            Sampling(LENGTH),
-            width=7,
-            max_rows=max_rows,
-            trunk_layers=[lowest_layer(base, policy) or None for policy in policies],
-        )
+        requests = [
+            Request(policy, own, key, lowest_layer(base, policy) or None)
+            for policy, own, key in zip(policies, rows, keys, strict=True)
+        ]
+        done = sample.complete(base, requests, Sampling(LENGTH), width=7, max_rows=max_rows)
     return [(each, logits.of(key, own, each)) for key, own, each in zip(keys, rows, done, strict=True)]
 
 
@@ -234,7 +231,8 @@ def test_nothing_is_left_behind(base: BaseModel) -> None:
     tensors = {name: base.tensor(name) for name in base.parts}
     policy = {name: tensor.clone().requires_grad_(True) for name, tensor in policy_of(base, "all").items()}
     rows = rows_of(6)
-    sample_policies(base, [policy, {}], [rows, rows], [Key(0, "a", 0)] * 2, Sampling(4), width=7, max_rows=512)
+    requests = [Request(policy, rows, Key(0, "a", 0)), Request({}, rows, Key(0, "a", 0))]
+    sample.complete(base, requests, Sampling(4), width=7, max_rows=512)
     assert all(tensor.grad is None for tensor in policy.values())
     with pytest.raises(RuntimeError, match="boom"), row_wise(base), packed(base, [policy, {}], [3, 3]):
         raise RuntimeError("boom")

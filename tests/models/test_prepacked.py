@@ -16,7 +16,8 @@ from onelayer.models import prepacked
 from onelayer.models.base import BaseModel
 from onelayer.models.logprobs import Tokens, completion_logprobs
 from onelayer.models.prepacked import MOST_BYTES, SMALLEST, Prepacked, prepack, prepackable
-from onelayer.training.sample import Key, Row, Sampling, sample_policies
+from onelayer.training.draws import Key, Row, Sampling
+from onelayer.training.sample import Request, complete
 from tests.conftest import threads
 
 WIDTHS = [(512, 256), (1408, 512), (256, 1111)]
@@ -107,9 +108,10 @@ def test_a_whole_model_alone_and_together(base_of: Callable[..., BaseModel], mon
     rows = [Row([2 + i % 9, 5], i, 0) for i in range(11)]
     keys = [Key(seed, "train", 0) for seed in range(4)]
     sampling = Sampling(8)
-    together = sample_policies(base, policies, [rows] * 4, keys, sampling, width=3, max_rows=512)
-    for policy, key, packed in zip(policies, keys, together, strict=True):
-        (alone,) = sample_policies(base, [policy], [rows], [key], sampling, width=3, max_rows=512)
+    requests = [Request(policy, rows, key) for policy, key in zip(policies, keys, strict=True)]
+    together = complete(base, requests, sampling, width=3, max_rows=512)
+    for request, packed in zip(requests, together, strict=True):
+        (alone,) = complete(base, [request], sampling, width=3, max_rows=512)
         assert torch.equal(alone.ids, packed.ids) and torch.equal(alone.lengths, packed.lengths)
 
 

@@ -10,28 +10,30 @@ from torch import Tensor
 
 from onelayer.arms.plan import parse_plan, resolve
 from onelayer.arms.spec import create_arm, spec_of
-from onelayer.config.configs import TrainConfig
+from onelayer.config.update import StepConfig
 from onelayer.models.base import BaseModel
 from onelayer.models.logprobs import Tokens, completion_logprobs, position_ids
 from onelayer.models.trunk import Start, Trunk, below, kept_layer, lowest_layer, trunk_layer
 from onelayer.training.batch import Batch
-from onelayer.training.sample import Key, Row, Sampling, left_pad, sample_policies
+from onelayer.training.draws import Key, Row, Sampling
+from onelayer.training.generate import left_pad
+from onelayer.training.sample import Request, complete
 from onelayer.training.update import _micro_batches, update
 from tests.models.test_pack import gpt2
 
 PROMPTS = [[3, 4, 5, 6], [7, 8], [9, 10, 11]]
 
 
-def config_of(**changes: Any) -> TrainConfig:
+def config_of(**changes: Any) -> StepConfig:
     options: dict[str, Any] = {"train_batch_size": 3, "num_generations": 4, "micro_batch_size": 5, **changes}
-    return TrainConfig(model="x", task="arithmetic", max_completion_length=7, learning_rate=1e-3, **options)
+    return StepConfig(max_completion_length=7, **options)
 
 
 def sampled(base: BaseModel, layer: int | None, max_rows: int = 512) -> Batch:
     """A batch that the base has drawn, with the input of a layer if one is given."""
     rows = [Row(prompt, problem, sample) for problem, prompt in enumerate(PROMPTS) for sample in range(4)]
-    options: dict[str, Any] = {"width": 4, "max_rows": max_rows, "trunk_layers": [layer]}
-    (done,) = sample_policies(base, [{}], [rows], [Key(0, "train", 0)], Sampling(7), **options)
+    request = Request({}, rows, Key(0, "train", 0), layer)
+    (done,) = complete(base, [request], Sampling(7), width=4, max_rows=max_rows)
     advantages = torch.linspace(-1, 1, len(rows))
     return Batch([row.prompt for row in rows], done, advantages, torch.arange(3).repeat_interleave(4))
 
@@ -125,7 +127,7 @@ def test_a_row_without_padding_does_not_show_whether_others_have_some(base: Base
     key, sampling = Key(0, "train", 0), Sampling(7)
 
     def trunk(rows: list[Row]) -> Tensor:
-        (done,) = sample_policies(base, [{}], [rows], [key], sampling, width=4, max_rows=64, trunk_layers=[2])
+        (done,) = complete(base, [Request({}, rows, key, 2)], sampling, width=4, max_rows=64)
         assert done.trunk is not None
         return done.trunk.hidden
 

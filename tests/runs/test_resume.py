@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -299,16 +299,16 @@ def test_out_of_memory_in_an_update_halves_its_rows_and_pins_that(
 def test_out_of_memory_while_sampling_changes_no_result(
     base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, Any]
 ) -> None:
-    from onelayer.training import rollout
+    from onelayer.training import sample
 
-    whole = rollout.sample_policies
+    whole = sample._complete_batch
 
-    def tight(*arguments: Any, max_rows: int, **named: Any) -> Any:
-        if max_rows > 16:
+    def tight(base: BaseModel, requests: Sequence[sample.Request], *arguments: Any) -> Any:
+        if sum(len(request.rows) for request in requests) > 16:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return whole(*arguments, max_rows=max_rows, **named)
+        return whole(base, requests, *arguments)
 
-    monkeypatch.setattr(rollout, "sample_policies", tight)
+    monkeypatch.setattr(sample, "_complete_batch", tight)
     printed = go(tmp_path / "run", base, max_rows=64)
     assert "out of memory in scoring: from here on max_rows is 32, pinned" in printed
     assert "out of memory in step 0: from here on max_rows is 16, pinned" in printed
@@ -317,7 +317,7 @@ def test_out_of_memory_while_sampling_changes_no_result(
     def hopeless(*arguments: Any, **named: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(rollout, "sample_policies", hopeless)
+    monkeypatch.setattr(sample, "_complete_batch", hopeless)
     with pytest.raises(RunStopped, match="out of memory even with max_rows = 8; lower"):
         go(tmp_path / "hopeless", base)
 

@@ -21,7 +21,7 @@ from onelayer.tasks.environments.household import Household
 from onelayer.tasks.environments.policies import pretraining_text
 from onelayer.tasks.environments.prompting import parse_action, render_prompt
 from onelayer.tasks.household import MAX_STEPS, STARTS, NumberedHousehold, household_task
-from onelayer.training.episodes import evaluate
+from onelayer.training.rollout import evaluate
 
 NAME = "bundled:qwen3-household"
 FOLDER = Path(onelayer.__file__).parent / "bundled" / "qwen3-household"

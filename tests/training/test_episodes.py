@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from onelayer.arms.spec import create_arm, spec_of
+from onelayer.config.algorithm import AlgorithmConfig
 from onelayer.errors import RunStopped, UserError
 from onelayer.models.base import BaseModel
 from onelayer.runs.inputs import load_splits
@@ -23,9 +24,11 @@ from onelayer.tasks.base import Problem
 from onelayer.tasks.environments.base import Info, StepResult
 from onelayer.tasks.environments.local import LocalPool
 from onelayer.training.algorithms.gigpo import gigpo_advantages
-from onelayer.training.batch import Batch
-from onelayer.training.episodes import Episode, Turn, collect, evaluate, pad_width, play, to_batch
-from onelayer.training.sample import Key, Sampling
+from onelayer.training.batch import Batch, to_batch
+from onelayer.training.draws import Key, Sampling
+from onelayer.training.episode import Episode, Turn
+from onelayer.training.episodes import Player, pad_width, play, rollouts_of
+from onelayer.training.rollout import collect, evaluate
 from tests.training.test_loop import config_of, delta_bytes, run_in
 
 TURNS: dict[str, Any] = {"algorithm": "gigpo", "max_prompt_length": 80, "max_completion_length": 1}
@@ -93,7 +96,7 @@ def game(faults: dict[int, Any] | None = None, **changes: Any) -> AgenticTask:
 
 def played(base: BaseModel, task: AgenticTask, starts: list[tuple[int, int]]) -> list[Episode]:
     seats = [(Problem(seed, str(seed)), sample) for seed, sample in starts]
-    return play(base, task, [{}], [seats], [Key(0, "test", 0)], Sampling(1), 24, [None])[0]
+    return play(base, task, [Player({}, seats, Key(0, "test", 0))], Sampling(1), 24)[0]
 
 
 def turn(observation: str = "a", valid: bool = True, reward: float = 0.0, ids: tuple[int, ...] = (5,)) -> Turn:
@@ -202,13 +205,13 @@ def test_faults_and_long_prompts_are_said(base: BaseModel, tmp_path: Path) -> No
 
 def test_no_episode_at_all_stops_the_run(base: BaseModel, tmp_path: Path) -> None:
     faults: dict[int, Any] = dict.fromkeys(range(8, 18), "reset")
-    with pytest.raises(RunStopped, match=r"no episode of step 0 could be played.*the door is locked"):
+    with pytest.raises(RunStopped, match=r"arm layer-02, step 0: no episode could be played: .*the door is locked"):
         run_in(tmp_path / "run", base, ["2"], task=game(faults), **TURNS)
     config = config_of(**TURNS)
     data = load_splits(base, game(), config)["train"]
     arm = create_arm(base, spec_of(base, "2", 0), config)
     with pytest.raises(RunStopped, match="over max_prompt_length"):
-        collect(base, game(max_prompt_length=9), data, [arm], 0, config)
+        collect(base, game(max_prompt_length=9), data, [arm], 0, 0, config)
 
 
 def test_a_prompt_that_grows_too_long_ends_its_episode(base: BaseModel) -> None:
@@ -235,24 +238,25 @@ def rows_of(batch: Batch) -> list[float]:
 
 def test_every_turn_is_a_row() -> None:
     """One group of two: a win in two turns, one of them invalid, and a loss in one; by hand."""
-    config = config_of(**{**TURNS, "num_generations": 2, "scale_rewards": "none", "algorithm": "grpo"})
+    config = AlgorithmConfig(num_generations=2, scale_rewards="none", algorithm="grpo")
     won = episode("success", turn("a", valid=False), turn("a", reward=1.0, ids=(5, 6)))
     lost = episode("failure", turn("a"))
-    batch = to_batch([won, lost], config)
+    batch, _ = to_batch(rollouts_of([won, lost], config), config)
     assert rows_of(batch) == pytest.approx([0.45, 0.45, -0.45])
     assert batch.prompt_index.tolist() == [0, 0, 0]
     assert batch.completions.ids.tolist() == [[5, 0], [5, 6], [5, 0]]
     assert batch.completions.lengths.tolist() == [1, 2, 1]
     assert batch.num_tokens == 3 * 2 + 4
-    rloo = to_batch([won, lost], config_of(**{**TURNS, "num_generations": 2, "algorithm": "rloo"}))
+    config = AlgorithmConfig(num_generations=2, algorithm="rloo")
+    rloo, _ = to_batch(rollouts_of([won, lost], config), config)
     assert rows_of(rloo) == pytest.approx([0.9, 0.9, -0.9])
 
 
 def test_gigpo_gets_rewards_groups_anchors_and_penalties() -> None:
-    config = config_of(**{**TURNS, "num_generations": 2, "gigpo_mode": "mean_norm", "gamma": 0.5})
+    config = AlgorithmConfig(algorithm="gigpo", num_generations=2, gigpo_mode="mean_norm", gamma=0.5)
     won = episode("success", turn("a", valid=False), turn("a", reward=1.0))
     lost = episode("failure", turn("a"))
-    batch = to_batch([won, lost, won, won], config)
+    batch, _ = to_batch(rollouts_of([won, lost, won, won], config), config)
     # Returns .9 and 0, mean .45. Step returns at "a": -.1 + .5, 1 and 0, mean 1.4 / 3.
     mean = 1.4 / 3
     assert rows_of(batch)[:3] == pytest.approx([0.45 + 0.4 - mean, 0.45 + 1 - mean, -0.45 - mean])
@@ -271,16 +275,18 @@ def test_gigpo_gets_rewards_groups_anchors_and_penalties() -> None:
 
 
 def test_an_episode_with_a_fault_leaves_the_means_of_the_others() -> None:
-    config = config_of(**{**TURNS, "num_generations": 3, "scale_rewards": "none", "algorithm": "grpo"})
+    config = AlgorithmConfig(num_generations=3, scale_rewards="none", algorithm="grpo")
     won, lost = episode("success", turn(reward=1.0)), episode("failure", turn())
-    assert rows_of(to_batch([won, lost, episode("error", turn())], config)) == pytest.approx([0.5, -0.5])
+    batch, metrics = to_batch(rollouts_of([won, lost, episode("error", turn())], config), config)
+    assert rows_of(batch) == pytest.approx([0.5, -0.5])
+    assert metrics["reward"] == 0.5
 
 
 def test_flat_groups_are_those_without_any_advantage(base: BaseModel) -> None:
     config = config_of(**TURNS)
     task = game()
     arm = create_arm(base, spec_of(base, "2", 0), config)
-    (batch, metrics), *_ = collect(base, task, load_splits(base, task, config)["train"], [arm], 0, config)
+    (batch, metrics), *_ = collect(base, task, load_splits(base, task, config)["train"], [arm], 0, 0, config)
     flat = [float(batch.advantages[batch.prompt_index == group].abs().max() < 1e-6) for group in range(4)]
     assert metrics["frac_reward_zero_std"] == sum(flat) / 4
     assert len(batch.prompts) == sum(batch.prompt_index.bincount()) > 16

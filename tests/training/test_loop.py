@@ -272,6 +272,6 @@ def test_scores_share_their_random_numbers(base: BaseModel) -> None:
     data = load_splits(base, DigitTask(), config)["test"]
     arm = create_arm(base, spec_of(base, "1", 0), config)
     ours, theirs = evaluate(base, DigitTask(), data, [arm.weights, {}], config)
-    assert (ours.reward == theirs.reward).all()
-    assert len(ours.reward) == 18
-    assert len(set(ours.reward.tolist())) > 2
+    assert (ours.scores.reward == theirs.scores.reward).all()
+    assert len(ours.scores.reward) == 18
+    assert len(set(ours.scores.reward.tolist())) > 2

@@ -8,17 +8,10 @@ from hypothesis import strategies as st
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from onelayer.models.base import BaseModel
-from onelayer.training.sample import (
-    Completions,
-    Key,
-    Row,
-    Sampling,
-    before_stop,
-    generate,
-    pick,
-    sample_policies,
-    uniforms,
-)
+from onelayer.training.completions import Completions, before_stop
+from onelayer.training.draws import Key, Row, Sampling, pick, uniforms
+from onelayer.training.generate import generate
+from onelayer.training.sample import Request, complete
 
 KEY = Key(0, "train", 3)
 
@@ -28,7 +21,7 @@ def rows_of(count: int) -> list[Row]:
 
 
 def run(base: BaseModel, rows: list[Row], sampling: Sampling, max_rows: int = 512, width: int = 6) -> Completions:
-    return sample_policies(base, [{}], [rows], [KEY], sampling, width=width, max_rows=max_rows)[0]
+    return complete(base, [Request({}, rows, KEY)], sampling, width=width, max_rows=max_rows)[0]
 
 
 def test_pick_by_hand() -> None:

@@ -14,7 +14,7 @@ from onelayer.models.base import BaseModel
 from onelayer.models.logprobs import tokens_at_once
 from onelayer.models.prepacked import prepackable
 from onelayer.models.trunk import kept_layer, lowest_layer
-from onelayer.training.sample import PICKED_BYTES
+from onelayer.training.draws import PICKED_BYTES
 
 FRAGMENTATION = 0.08
 """Freed memory that is not used again, as a share: with it the runs of the benchmark lie around the prediction."""

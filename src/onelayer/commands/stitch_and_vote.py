@@ -24,10 +24,12 @@ from onelayer.storage.arm_names import FULL, layer_alone
 from onelayer.storage.files import atomic_path
 from onelayer.storage.scores import write_scores
 from onelayer.tasks.base import Split, Task
+from onelayer.training.completions import Completions
+from onelayer.training.draws import Key, Row, Sampling
 from onelayer.training.grading import cut_texts, grade_all, rewards_of
 from onelayer.training.prompts import EncodedSplit
 from onelayer.training.rollout import evaluate
-from onelayer.training.sample import Completions, Key, Row, Sampling, sample_policies
+from onelayer.training.sample import Request, complete
 
 
 @dataclass
@@ -95,7 +97,7 @@ def stitch(scan: FinishedScan, plan: str) -> tuple[str, Additivity]:
     name = "stitched-" + "-".join(f"{layer:02d}" for layer in layers)
     delta = {tensor: value for arm in arms for tensor, value in scan.delta(arm).items()}
     test, selection = (
-        evaluate(scan.base, scan.task, scan.data[split], [as_weights(delta, scan.base)], scan.config)[0]
+        evaluate(scan.base, scan.task, scan.data[split], [as_weights(delta, scan.base)], scan.config)[0].scores
         for split in ("test", "selection")
     )
     target = scan.folder.arm(name)
@@ -145,9 +147,9 @@ def vote(scan: FinishedScan, k: int, temperature: float) -> Vote:
             for problem, tokens in zip(data.problems, data.tokens, strict=True)
             for sample in range(count)
         ]
-        completions = sample_policies(
-            scan.base, [tensors], [rows], [key], sampling, width=data.width, max_rows=scan.config.max_rows
-        )[0]
+        (completions,) = complete(
+            scan.base, [Request(tensors, rows, key)], sampling, width=data.width, max_rows=scan.config.max_rows
+        )
         return _answers(scan, completions, count, parse)
 
     def weights(name: str) -> dict[str, Tensor]:

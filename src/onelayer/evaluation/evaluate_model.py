@@ -33,11 +33,11 @@ from onelayer.tasks.base import Scoring
 from onelayer.tasks.benchmarks import Benchmark, get_benchmark
 from onelayer.tasks.graders.grade import Grade, failure_sentence
 from onelayer.tasks.training import BenchmarkTask, benchmark_problems, local_files
+from onelayer.training.answers import BenchmarkAnswers, answer
 from onelayer.training.grading import cut_texts, grade_all
 from onelayer.training.out_of_memory import with_fewer_rows
 from onelayer.training.prompts import EncodedSplit, encode_split
 from onelayer.training.reward_deadline import Patience
-from onelayer.training.rollout import Answers, answer
 
 
 def evaluate_model(config: BenchmarkConfig, output: Path, console: Console, base: BaseModel | None = None) -> Results:
@@ -171,7 +171,7 @@ def _score(
         rows.append(cut["max_rows"])
         console.print(f"[yellow]{name}: out of memory; max_rows is now {rows[-1]}[/]", highlight=False)
 
-    def ask(sampling: EvalConfig) -> list[Answers]:
+    def ask(sampling: EvalConfig) -> list[BenchmarkAnswers]:
         return answer(base, task, prepared.data, [weights], sampling)[0]
 
     (answers,) = with_fewer_rows(ask, prepared.sampling, say_fewer)
@@ -183,7 +183,7 @@ def _score(
 
 
 def _completions(
-    benchmark: str, answers: Answers, texts: Sequence[str], grades: Sequence[Grade]
+    benchmark: str, answers: BenchmarkAnswers, texts: Sequence[str], grades: Sequence[Grade]
 ) -> list[dict[str, Any]]:
     """The rows of ``completions.jsonl``."""
     return [

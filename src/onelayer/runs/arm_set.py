@@ -12,8 +12,7 @@ from onelayer.errors import Paused
 from onelayer.runs.events import ArmState, Between, Event, Reached, Said, Stepped
 from onelayer.runs.interrupt import Interrupted
 from onelayer.runs.scoring import Scorer, score_arms
-from onelayer.tasks.agentic import AgenticTask
-from onelayer.tasks.base import Split
+from onelayer.tasks.base import Split, failures_of
 from onelayer.tasks.graders.grade import FAILURES, failure_sentence
 from onelayer.training.loop import Record, Training, run_steps
 from onelayer.training.out_of_memory import cut_steps, with_cuts
@@ -62,8 +61,8 @@ class Bench:
                 reason: round(record.get(f"grader/{reason}", 0.0) * completions) for reason in FAILURES
             }
             sentence, metric = failure_sentence(counts, completions), "grader/..."
-            if isinstance(task, AgenticTask) and record.get("episode/ended/error"):
-                sentence, metric = f"the environment failed: {task.pool.failures[-1]}", "episode/ended/error"
+            if record.get("episode/ended/error"):
+                sentence, metric = f"the environment failed: {failures_of(task)[-1]}", "episode/ended/error"
             if sentence and not self._failures_said:
                 self._failures_said = True
                 told = f"{name}, step {step + 1}: {sentence}; metrics.jsonl counts all that follow ({metric})"

@@ -11,7 +11,6 @@ from onelayer.config.configs import TrainConfig
 from onelayer.config.model import ModelConfig
 from onelayer.errors import UserError
 from onelayer.models.base import BaseModel, load_base
-from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Split, Task
 from onelayer.tasks.benchmarks import is_training_set
 from onelayer.tasks.dataset import DatasetTask, load_reward, load_rows
@@ -19,13 +18,11 @@ from onelayer.tasks.graders.code_sandbox import shared_sandbox
 from onelayer.tasks.readers import refuse_unread
 from onelayer.tasks.registry import get_task, require_known
 from onelayer.tasks.training import load_training_task
-from onelayer.training.prompts import EncodedSplit, encode_prompt, encode_split
+from onelayer.training.prompts import EncodedSplit
+from onelayer.training.rollout import way_of
 
 TINY_MODEL = 20_000_000
 """Under this many parameters a second CPU thread costs more than it gives."""
-PROBED = 4
-"""Start states whose first prompts are written before a run."""
-SPLITS: tuple[Split, ...] = ("train", "selection", "test")
 
 
 def load_task(config: TrainConfig) -> Task:
@@ -97,49 +94,7 @@ def load_splits(base: BaseModel, task: Task, config: TrainConfig) -> dict[Split,
     Raises:
         UserError: a split without problems, or a model whose context is shorter than prompt and completion.
     """
-    longest = config.max_prompt_length + config.max_completion_length
-    if isinstance(task, AgenticTask):
-        return _start_states(base, task, longest)
-    if config.algorithm == "gigpo":
-        raise UserError(
-            f"algorithm gigpo is for tasks that are played in turns (household, alfworld), not for '{task.name}'; "
-            "with single answers it would be grpo"
-        )
-    data = {split: encode_split(base, task, split, config.max_prompt_length) for split in SPLITS}
-    needed = max(split.width for split in data.values()) + config.max_completion_length
-    if needed > base.max_length:
-        raise UserError(
-            f"model '{base.name}' has a context of {base.max_length} tokens, and the longest prompt with "
-            f"max_completion_length {config.max_completion_length} takes {needed} (at most {longest}); lower one of them"
-        )
-    return data
-
-
-def _start_states(base: BaseModel, task: AgenticTask, longest: int) -> dict[Split, EncodedSplit]:
-    """The start states of all splits; prompts of up to ``longest`` tokens with their completion are written in play."""
-    if longest > base.max_length:
-        raise UserError(
-            f"model '{base.name}' has a context of {base.max_length} tokens, and max_prompt_length with "
-            f"max_completion_length makes {longest}; lower one of them"
-        )
-    _probe(base, task)
-    return {split: EncodedSplit(problems := list(task.problems(split)), [[] for _ in problems], 0) for split in SPLITS}
-
-
-def _probe(base: BaseModel, task: AgenticTask) -> None:
-    """Write the first prompts of a few start states, before a run writes anything.
-
-    Raises:
-        UserError: all of them are too long, or the tokenizer cannot encode them.
-    """
-    begun = task.pool.reset([problem.id for problem in task.problems("test")[:PROBED]])
-    prompts = [task.prompt(info, [], observation) for observation, info in begun if "error" not in info]
-    lengths = [len(encode_prompt(base, prompt)) for prompt in prompts]
-    if lengths and min(lengths) > task.max_prompt_length:
-        raise UserError(
-            f"task '{task.name}': the first prompts of {len(lengths)} episodes have {min(lengths)} to {max(lengths)} "
-            f"tokens for '{base.name}', all over max_prompt_length {task.max_prompt_length}; raise it"
-        )
+    return way_of(task).encode(base, task, config)
 
 
 def command_line() -> str | None:

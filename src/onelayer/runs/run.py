@@ -20,9 +20,7 @@ from onelayer.runs.scoring import Scorer, score_base
 from onelayer.runs.sets import free_memory, plan_sets
 from onelayer.storage.arm_names import BASE, arm_of
 from onelayer.storage.scores import read_scores
-from onelayer.tasks.agentic import AgenticTask
-from onelayer.tasks.base import Split, Task
-from onelayer.tasks.training import BenchmarkTask
+from onelayer.tasks.base import Split, Task, notes_of
 from onelayer.training.loop import Training
 from onelayer.training.out_of_memory import Option, OutOfMemory, Place, halved
 from onelayer.training.prompts import EncodedSplit
@@ -98,7 +96,7 @@ class Run(Keeper):
         problems, completions = len(self.data["test"].problems), len(scored.reward)
         left_out = sum(split.too_long for split in self.data.values())
         note = f" ({left_out} prompts over {self.config.max_prompt_length} tokens left out)" if left_out else ""
-        for remark in self.task.notes if isinstance(self.task, AgenticTask | BenchmarkTask) else ():
+        for remark in notes_of(self.task):
             self.progress.say(escape(remark))
         self.progress.say(
             f"[bold]base[/]  score {self.scores['base']:.4f} on {completions} completions of {problems} "

@@ -13,12 +13,12 @@ from onelayer.runs.events import Cut, Event, Finished, Noted, Said
 from onelayer.runs.trajectories import trajectory_rows
 from onelayer.storage.arm_names import BASE
 from onelayer.storage.scores import ArmScores
-from onelayer.tasks.agentic import AgenticTask
-from onelayer.tasks.base import Split, Task
-from onelayer.training import episodes
+from onelayer.tasks.base import Split, Task, failures_of
+from onelayer.training.episodes import summary
 from onelayer.training.out_of_memory import Place, fewer_rows, with_cuts
 from onelayer.training.prompts import EncodedSplit
-from onelayer.training.rollout import evaluate
+from onelayer.training.rollout import evaluate, way_of
+from onelayer.training.way import Evaluated
 
 T = TypeVar("T")
 Policy = Mapping[str, Tensor]
@@ -51,36 +51,31 @@ class Scorer:
 
     def scores(self, split: Split, policies: Sequence[Policy]) -> Telling[list[ArmScores]]:
         """Score policies (tensors to wear; none for the base) on a split."""
-        scores = yield from self._within_memory(
+        evaluated = yield from self.evaluated(split, policies)
+        return [each.scores for each in evaluated]
+
+    def evaluated(self, split: Split, policies: Sequence[Policy]) -> Telling[list[Evaluated]]:
+        """The same, with their episodes."""
+        evaluated = yield from self._within_memory(
             lambda config: evaluate(self.base, self.task, self.data[split], policies, config)
         )
-        return scores
-
-    def played(self, policy: Policy) -> Telling[episodes.Played]:
-        """Let a policy play the test episodes."""
-        task = self.task
-        assert isinstance(task, AgenticTask)
-        (played,) = yield from self._within_memory(
-            lambda config: episodes.evaluate(self.base, task, self.data["test"], [policy], config)
-        )
-        return played
+        return evaluated
 
     def tests(self, names: Sequence[str], policies: Sequence[Policy]) -> Telling[list[Tested]]:
         """Score policies on the test problems; of a task played in turns also sum up all episodes and keep some."""
-        task = self.task
-        if not isinstance(task, AgenticTask):
-            scores = yield from self.scores("test", policies)
-            return [Tested(each, {}) for each in scores]
+        at_once = way_of(self.task).arms_at_once or len(policies)
         results = []
-        # One arm after the other: all of them at once would hold an environment for every arm and start state.
-        for name, policy in zip(names, policies, strict=True):
-            failed = len(task.pool.failures)
-            played = yield from self.played(policy)
-            if failures := task.pool.failures[failed:]:
-                yield Said(f"{name}: {len(failures)} test episodes failed, the first: {failures[0]}")
-            if too_long := played.summary()["episode_ends"].get("too_long"):
-                yield Said(f"{name}: {too_long:g} test episodes ended at a prompt over max_prompt_length")
-            results.append(Tested(played.scores, played.summary(), trajectory_rows(played.episodes)))
+        for first in range(0, len(policies), at_once):
+            failed = len(failures_of(self.task))
+            evaluated = yield from self.evaluated("test", policies[first : first + at_once])
+            if failures := failures_of(self.task)[failed:]:
+                yield Said(f"{names[first]}: {len(failures)} test episodes failed, the first: {failures[0]}")
+            for name, each in zip(names[first:], evaluated, strict=False):
+                about = summary(each.episodes)
+                if too_long := about.get("episode_ends", {}).get("too_long"):
+                    yield Said(f"{name}: {too_long:g} test episodes ended at a prompt over max_prompt_length")
+                rows = trajectory_rows(each.episodes) if each.episodes else None
+                results.append(Tested(each.scores, about, rows))
         return results
 
     def _within_memory(self, score: Callable[[TrainConfig], T]) -> Telling[T]:

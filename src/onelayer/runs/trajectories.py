@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onelayer.storage.files import write_text
-from onelayer.training.episodes import Episode
+from onelayer.training.episode import Episode
 
 SHOWN = 3
 """Episodes of each kind."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from onelayer.errors import UserError
-from onelayer.tasks.base import Problem, Prompt, Reward, Split
+from onelayer.tasks.base import Problem, Prompt, Reward, Rollout, Split
 from onelayer.tasks.environments.base import Info
 from onelayer.tasks.environments.local import EnvironmentPool
 from onelayer.tasks.environments.prompting import PromptStyle, parse_action, render_prompt
@@ -29,10 +30,16 @@ class AgenticTask:
     """Send prompts as chat messages."""
     notes: tuple[str, ...] = ()
     """What the user should know of the start states, in sentences."""
+    rollout: ClassVar[Rollout] = "in_turns"
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """The start states of a split."""
         return self.starts[split]
+
+    @property
+    def failures(self) -> Sequence[str]:
+        """Faults of the environments so far, in sentences."""
+        return self.pool.failures
 
     @property
     def reward(self) -> Reward:

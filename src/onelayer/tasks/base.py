@@ -14,6 +14,9 @@ Prompt = str | list[dict[str, str]]
 
 Split = Literal["train", "selection", "test"]
 
+Rollout = Literal["at_once", "in_turns"]
+"""How problems become completions: one answer each, or episodes of several turns in an environment."""
+
 
 @dataclass(frozen=True)
 class Scoring:
@@ -53,10 +56,13 @@ class Task(Protocol):
     """A set of problems with a reward.
 
     A task whose rewards come with reasons also has ``grade(prompts, completions, **columns) -> list[Grade]``, and its
-    rewards are those of the grades: what a grader could not judge is then counted apart from what is wrong. A task whose
-    answers can be compared also has ``parse_answer(text) -> str | None``: the final answer of a completion in one form,
-    None where there is none. A majority vote needs it. A task whose reward runs the completions as programs says so with
-    ``runs_programs = True``: the sandbox is then started and probed before anything else.
+    rewards are those of the grades: what a grader could not judge is then counted apart from what is wrong. A task
+    whose answers can be compared also has ``parse_answer(text) -> str | None``: the final answer of a completion in
+    one form, None where there is none. A majority vote needs it. A task that is played in turns says ``rollout =
+    "in_turns"`` and is an :class:`~onelayer.tasks.agentic.AgenticTask`. What the user should know of the problems is
+    in ``notes``, sentences; what went wrong outside of completions in ``failures``. A task whose reward runs the
+    completions as programs says so with ``runs_programs = True``: the sandbox is then started and probed before
+    anything else.
     """
 
     @property
@@ -72,3 +78,15 @@ class Task(Protocol):
     def reward(self) -> Reward:
         """The reward; a plain method does."""
         ...
+
+
+def notes_of(task: Task) -> Sequence[str]:
+    """What the user should know of a task's problems, in sentences."""
+    notes: Sequence[str] = getattr(task, "notes", ())
+    return notes
+
+
+def failures_of(task: Task) -> Sequence[str]:
+    """What went wrong outside of completions so far, such as faults of environments, in sentences."""
+    failures: Sequence[str] = getattr(task, "failures", ())
+    return failures

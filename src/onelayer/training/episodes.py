@@ -1,4 +1,4 @@
-"""Multi-turn rollouts: groups of environments in step, for all arms of a set together.
+"""Problems that are played in turns: groups of environments in step, for all arms of a set together.
 
 In every turn each running episode has one prompt, and all of them are completed in one call per pad width; the batch
 shrinks as episodes end. Every call of the model is a training row with its own prompt, completion and anchor (the
@@ -8,54 +8,43 @@ are keyed by start, sample and turn, so that an episode does not depend on who e
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from onelayer.arms.arm import Arm
 from onelayer.config.algorithm import AlgorithmConfig
+from onelayer.config.configs import TrainConfig
 from onelayer.config.sampling import EvalConfig
 from onelayer.config.update import StepConfig
-from onelayer.errors import RunStopped
+from onelayer.errors import RunStopped, UserError
 from onelayer.models.base import BaseModel
-from onelayer.models.trunk import Trunk, kept_layer
+from onelayer.models.trunk import Trunk
 from onelayer.storage.scores import ArmScores
 from onelayer.tasks.agentic import AgenticTask
-from onelayer.tasks.base import Problem, Prompt
-from onelayer.tasks.environments.base import Info
-from onelayer.training.algorithms.gigpo import gigpo_advantages
-from onelayer.training.batch import Batch, advantages_of
-from onelayer.training.prompts import EncodedSplit, drawn_prompts, drawn_samples, encode_prompt
-from onelayer.training.sample import Completions, Key, Row, Sampling, sample_policies
+from onelayer.tasks.base import Problem, Prompt, Split, Task
+from onelayer.training.batch import Rollouts
+from onelayer.training.completions import Completions
+from onelayer.training.draws import Key, Row, Sampling
+from onelayer.training.episode import Episode, Reason, Turn
+from onelayer.training.prompts import SPLITS, EncodedSplit, encode_prompt
+from onelayer.training.sample import Complete, Request, complete
+from onelayer.training.way import Draw, Evaluated
 
-Reason = Literal["success", "failure", "max_steps", "too_long", "error"]
-"""Why an episode ended: the task is done, it can no longer be done, out of steps, a prompt over ``max_prompt_length``,
-or a fault of the environment."""
-Complete = Callable[..., list[Completions]]
-"""Writes completions, as `onelayer.training.sample.sample_policies` does and with its arguments."""
-NEGLIGIBLE = 1e-6
-"""Advantages below this are rounding: a group of nothing else has nothing to teach."""
+PROBED = 4
+"""Start states whose first prompts are written before a run."""
 
 
-class Turn(NamedTuple):
-    """One call of the model and what came of it."""
+class Player(NamedTuple):
+    """One policy and the start states that it plays, each with a sample number."""
 
-    prompt: Prompt
-    prompt_ids: Sequence[int]
-    completion: str
-    completion_ids: Sequence[int]
-    truncated: bool
-    observation: str
-    """What the environment showed before the action."""
-    action: str
-    valid: bool
-    reward: float
-    trunk: Tensor | None = None
-    """(prompt + completion - 1, H): input of the layer that was asked for."""
+    policy: Mapping[str, Tensor]
+    """The tensors that it wears; none for the base itself."""
+    starts: Sequence[tuple[Problem, int]]
+    key: Key
+    trunk_layer: int | None = None
 
 
 class Written(NamedTuple):
@@ -65,28 +54,6 @@ class Written(NamedTuple):
     ids: list[int]
     truncated: bool
     trunk: Tensor | None = None
-
-
-@dataclass
-class Episode:
-    """One episode, while it is played and after."""
-
-    start: Problem
-    sample: int
-    observation: str
-    info: Info
-    turns: list[Turn] = field(default_factory=list)
-    reason: Reason | None = None
-    """None while it runs."""
-
-    @property
-    def total(self) -> float:
-        """Undiscounted reward, without penalties."""
-        return sum(turn.reward for turn in self.turns)
-
-    def penalised(self, coefficient: float) -> float:
-        """Undiscounted reward less the penalties for invalid actions."""
-        return self.total - coefficient * sum(not turn.valid for turn in self.turns)
 
 
 def pad_width(length: int) -> int:
@@ -100,24 +67,17 @@ def pad_width(length: int) -> int:
 def play(
     base: BaseModel,
     task: AgenticTask,
-    policies: Sequence[Mapping[str, Tensor]],
-    starts: Sequence[Sequence[tuple[Problem, int]]],
-    keys: Sequence[Key],
+    players: Sequence[Player],
     sampling: Sampling,
     max_rows: int,
-    trunk_layers: Sequence[int | None],
-    complete: Complete = sample_policies,
+    complete: Complete = complete,
 ) -> list[list[Episode]]:
-    """Let each policy (tensors to wear) play its own start states, each given with a sample number, to the end.
-
-    ``trunk_layers`` are layers whose input is kept, per policy, or None. ``complete`` writes the completions; another
-    engine puts its own here.
+    """Let each player play its own start states to the end: per player its episodes, in order.
 
     A fault of an environment ends its episode with the reason ``error``; the others go on.
     """
-    shape = [len(own) for own in starts]
-    owners = [owner for owner, size in enumerate(shape) for _ in range(size)]
-    seats = [seat for own in starts for seat in own]
+    owners = [owner for owner, player in enumerate(players) for _ in player.starts]
+    seats = [seat for player in players for seat in player.starts]
     begun = task.pool.reset([problem.id for problem, _ in seats])
     episodes = [
         Episode(problem, sample, observation, info, reason="error" if "error" in info else None)
@@ -136,38 +96,47 @@ def play(
                 episode.reason = "too_long"
                 continue
             prompts[number], rows[number] = prompt, Row(ids, episode.start.id, episode.sample, turn)
-        completed = _complete(base, policies, owners, rows, keys, sampling, max_rows, trunk_layers, complete)
-        actions = {number: task.action(written.text) for number, written in completed.items()}
-        results = task.pool.step({number: action or "" for number, action in actions.items()})
-        for number, (observation, reward, terminated, truncated, info) in results.items():
-            episode, (text, ids, cut, trunk) = episodes[number], completed[number]
-            action, valid = actions[number] or "", actions[number] is not None and info["valid"]
-            prompt, row = prompts[number], rows[number]
-            episode.turns.append(
-                Turn(prompt, row.prompt, text, ids, cut, episode.observation, action, valid, reward, trunk)
-            )
-            if "error" in info:
-                episode.reason = "error"
-                continue
-            episode.observation, episode.info = observation, info
-            if terminated:
-                episode.reason = "success" if info["won"] else "failure"
-            elif truncated:
-                episode.reason = "max_steps"
+        completed = _complete_turn(base, players, owners, rows, sampling, max_rows, complete)
+        _act(task, episodes, prompts, rows, completed)
         turn += 1
-    ends = np.cumsum([0, *shape]).tolist()
+    ends = np.cumsum([0, *(len(player.starts) for player in players)]).tolist()
     return [episodes[start:end] for start, end in itertools.pairwise(ends)]
 
 
-def _complete(
+def _act(
+    task: AgenticTask,
+    episodes: Sequence[Episode],
+    prompts: Mapping[int, Prompt],
+    rows: Mapping[int, Row],
+    completed: Mapping[int, Written],
+) -> None:
+    """Take a step in the environment of every episode that has written something, by its number."""
+    actions = {number: task.action(written.text) for number, written in completed.items()}
+    results = task.pool.step({number: action or "" for number, action in actions.items()})
+    for number, (observation, reward, terminated, truncated, info) in results.items():
+        episode, (text, ids, cut, trunk) = episodes[number], completed[number]
+        action, valid = actions[number] or "", actions[number] is not None and info["valid"]
+        prompt, row = prompts[number], rows[number]
+        episode.turns.append(
+            Turn(prompt, row.prompt, text, ids, cut, episode.observation, action, valid, reward, trunk)
+        )
+        if "error" in info:
+            episode.reason = "error"
+            continue
+        episode.observation, episode.info = observation, info
+        if terminated:
+            episode.reason = "success" if info["won"] else "failure"
+        elif truncated:
+            episode.reason = "max_steps"
+
+
+def _complete_turn(
     base: BaseModel,
-    policies: Sequence[Mapping[str, Tensor]],
+    players: Sequence[Player],
     owners: Sequence[int],
     rows: Mapping[int, Row],
-    keys: Sequence[Key],
     sampling: Sampling,
     max_rows: int,
-    trunk_layers: Sequence[int | None],
     complete: Complete,
 ) -> dict[int, Written]:
     """Complete one turn's rows, one batch per pad width: what was written, by episode."""
@@ -176,16 +145,16 @@ def _complete(
         numbers_by_width[pad_width(len(row.prompt))][owners[number]].append(number)
     results = {}
     for width, numbers_by_owner in sorted(numbers_by_width.items()):
-        batches = complete(
-            base,
-            [policies[owner] for owner in numbers_by_owner],
-            [[rows[number] for number in numbers] for numbers in numbers_by_owner.values()],
-            [keys[owner] for owner in numbers_by_owner],
-            sampling,
-            width=width,
-            max_rows=max_rows,
-            trunk_layers=[trunk_layers[owner] for owner in numbers_by_owner],
-        )
+        requests = [
+            Request(
+                players[owner].policy,
+                [rows[number] for number in numbers],
+                players[owner].key,
+                players[owner].trunk_layer,
+            )
+            for owner, numbers in numbers_by_owner.items()
+        ]
+        batches = complete(base, requests, sampling, width=width, max_rows=max_rows)
         for numbers, completions in zip(numbers_by_owner.values(), batches, strict=True):
             texts = completions.texts(base.tokenizer)
             for place, number in enumerate(numbers):
@@ -197,77 +166,139 @@ def _complete(
     return results
 
 
-def collect(
-    base: BaseModel, task: AgenticTask, data: EncodedSplit, arms: Sequence[Arm], step: int, config: StepConfig
-) -> list[tuple[Batch, dict[str, float]]]:
-    """Let every arm play the start states of a step, a group of episodes each: per arm its batch and metrics.
+class InTurns:
+    """See `onelayer.training.way.Way`. What came out are the episodes of a policy, groups side by side."""
+
+    # All of them at once would hold an environment for every arm and start state.
+    arms_at_once: int | None = 1
+
+    def encode(self, base: BaseModel, task: Task, config: TrainConfig) -> dict[Split, EncodedSplit]:
+        """The start states of all splits; their prompts are written in play.
+
+        Raises:
+            UserError: a model whose context is too short, or first prompts that are too long or cannot be encoded.
+        """
+        assert isinstance(task, AgenticTask)
+        longest = config.max_prompt_length + config.max_completion_length
+        if longest > base.max_length:
+            raise UserError(
+                f"model '{base.name}' has a context of {base.max_length} tokens, and max_prompt_length with "
+                f"max_completion_length makes {longest}; lower one of them"
+            )
+        _probe(base, task)
+        return {
+            split: EncodedSplit(problems := list(task.problems(split)), [[] for _ in problems], 0) for split in SPLITS
+        }
+
+    def rows_of_episode(self, task: Task) -> int:
+        """A turn each."""
+        assert isinstance(task, AgenticTask)
+        return task.max_steps
+
+    def prompt_tokens(self, task: Task, width: int) -> int:
+        """As many as a prompt may have, whatever the step."""
+        assert isinstance(task, AgenticTask)
+        return task.max_prompt_length
+
+    def roll(
+        self,
+        base: BaseModel,
+        task: Task,
+        data: EncodedSplit,
+        draws: Sequence[Draw],
+        width: int,
+        config: StepConfig,
+        complete: Complete = complete,
+    ) -> list[list[Episode]]:
+        """Let every policy play the start states of a step."""
+        assert isinstance(task, AgenticTask)
+        players = [
+            Player(
+                draw.policy,
+                [(data.problems[index], sample) for index, sample in draw.samples],
+                draw.key,
+                draw.trunk_layer,
+            )
+            for draw in draws
+        ]
+        return play(base, task, players, Sampling.of(config), config.max_rows, complete)
+
+    def join(self, parts: Sequence[list[Episode]]) -> list[Episode]:
+        """One after the other."""
+        return [episode for part in parts for episode in part]
+
+    def rollouts(self, task: Task, part: list[Episode], config: StepConfig, who: str) -> Rollouts:
+        """One row per turn. An episode that its environment ended by a fault teaches nothing and counts in no mean.
+
+        Raises:
+            RunStopped: not one episode came to its first action.
+        """
+        assert isinstance(task, AgenticTask)
+        if not any(episode.turns for episode in part if episode.reason != "error"):
+            why = task.failures[-1] if task.failures else "their first prompts are over max_prompt_length"
+            raise RunStopped(f"{who}: no episode could be played: {why}")
+        return rollouts_of(part, config)
+
+    def evaluate(
+        self,
+        base: BaseModel,
+        task: Task,
+        data: EncodedSplit,
+        policies: Sequence[Mapping[str, Tensor]],
+        config: EvalConfig,
+    ) -> list[Evaluated]:
+        """One score per start state and sample, its total reward; the mean over start states weighs kinds of tasks by
+        their number. ``length`` is the tokens of all turns, and ``truncated`` says that a limit on steps or prompts
+        ended the episode."""
+        assert isinstance(task, AgenticTask)
+        samples = config.eval_num_samples or 1
+        starts = [(problem, sample) for problem in data.problems for sample in range(samples)]
+        sampling = Sampling(config.max_completion_length, config.eval_temperature or 0.0)
+        players = [Player(policy, starts, Key(config.eval_seed, "eval", 0)) for policy in policies]
+        played = play(base, task, players, sampling, config.max_rows)
+        return [Evaluated(_scores(task.name, episodes), episodes) for episodes in played]
+
+
+def _probe(base: BaseModel, task: AgenticTask) -> None:
+    """Write the first prompts of a few start states, before a run writes anything.
 
     Raises:
-        RunStopped: not one episode of an arm came to its first action.
+        UserError: all of them are too long, or the tokenizer cannot encode them.
     """
-    starts = [
-        starts_of(data, drawn_prompts(len(data.problems), config.train_batch_size, arm.seed, step), config)
-        for arm in arms
-    ]
-    sampling = Sampling(config.max_completion_length, config.temperature, config.top_p, config.top_k)
-    keys = [Key(arm.seed, "train", step) for arm in arms]
-    most = config.train_batch_size * config.num_generations * task.max_steps
-    tokens = task.max_prompt_length + config.max_completion_length
-    layers = [kept_layer(base, arm.trunk_layer, most, tokens, config.trunk_bytes) for arm in arms]
-    played = play(base, task, [arm.weights for arm in arms], starts, keys, sampling, config.max_rows, layers)
-    results = []
-    for arm, episodes in zip(arms, played, strict=True):
-        if not any(episode.turns for episode in episodes if episode.reason != "error"):
-            why = task.pool.failures[-1] if task.pool.failures else "their first prompts are over max_prompt_length"
-            raise RunStopped(f"arm {arm.name}: no episode of step {step} could be played: {why}")
-        batch = to_batch(episodes, config)
-        results.append((batch, metrics_of(episodes, batch, config)))
-    return results
+    begun = task.pool.reset([problem.id for problem in task.problems("test")[:PROBED]])
+    prompts = [task.prompt(info, [], observation) for observation, info in begun if "error" not in info]
+    lengths = [len(encode_prompt(base, prompt)) for prompt in prompts]
+    if lengths and min(lengths) > task.max_prompt_length:
+        raise UserError(
+            f"task '{task.name}': the first prompts of {len(lengths)} episodes have {min(lengths)} to {max(lengths)} "
+            f"tokens for '{base.name}', all over max_prompt_length {task.max_prompt_length}; raise it"
+        )
 
 
-def starts_of(data: EncodedSplit, indices: Sequence[int], config: AlgorithmConfig) -> list[tuple[Problem, int]]:
-    """The start states of a step with their sample numbers, a group of each."""
-    return [(data.problems[index], sample) for index, sample in drawn_samples(indices, config.num_generations)]
-
-
-def to_batch(episodes: Sequence[Episode], config: AlgorithmConfig) -> Batch:
-    """The training rows of the episodes of some groups, ``num_generations`` each: one row per turn.
-
-    An episode that its environment ended by a fault teaches nothing and counts in no mean.
-    """
-    size = config.num_generations
+def rollouts_of(episodes: Sequence[Episode], config: AlgorithmConfig) -> Rollouts:
+    """The training rows of the episodes of some groups: one row per turn."""
     places = [
         (number, turn) for number, episode in enumerate(episodes) if episode.reason != "error" for turn in episode.turns
     ]
     turns = [turn for _, turn in places]
-    trajectories_R = torch.tensor([number for number, _ in places])
-    groups_R = trajectories_R // size
-    if config.algorithm == "gigpo":
-        advantages_R = gigpo_advantages(
-            torch.tensor([turn.reward for turn in turns], dtype=torch.float64),
-            groups_R,
-            trajectories_R,
-            [turn.observation for turn in turns],
-            penalties_R=config.invalid_action_penalty_coef * torch.tensor([float(not turn.valid) for turn in turns]),
-            gamma=config.gamma,
-            step_advantage_w=config.step_advantage_w,
-            mode=config.gigpo_mode,
-            epsilon=config.advantage_epsilon,
-            similarity_threshold=config.similarity_thresh,
-            episode_statistics=config.episode_statistics,
-            group_of_one=config.group_of_one,
-            penalty_placement=config.penalty_placement,
-        ).advantages
-    else:
-        returns_PG = _returns(episodes, config).view(-1, size)
-        advantages_R = advantages_of(returns_PG, config).flatten()[trajectories_R]
     longest = max(len(turn.completion_ids) for turn in turns)
     ids = torch.zeros(len(turns), longest, dtype=torch.int64)
     for row, turn in enumerate(turns):
         ids[row, : len(turn.completion_ids)] = torch.tensor(turn.completion_ids)
     lengths = torch.tensor([len(turn.completion_ids) for turn in turns])
     completions = Completions(ids, lengths, torch.tensor([turn.truncated for turn in turns]), _trunk(turns, longest))
-    return Batch([turn.prompt_ids for turn in turns], completions, advantages_R.float(), groups_R)
+    penalty = config.invalid_action_penalty_coef
+    returns = [np.nan if episode.reason == "error" else episode.penalised(penalty) for episode in episodes]
+    return Rollouts(
+        [turn.prompt_ids for turn in turns],
+        completions,
+        torch.tensor([number for number, _ in places]),
+        torch.tensor([turn.reward for turn in turns], dtype=torch.float64),
+        torch.tensor(returns, dtype=torch.float64),
+        [turn.observation for turn in turns],
+        torch.tensor([not turn.valid for turn in turns]),
+        _metrics(episodes),
+    )
 
 
 def _trunk(turns: Sequence[Turn], longest: int) -> Trunk | None:
@@ -283,26 +314,11 @@ def _trunk(turns: Sequence[Turn], longest: int) -> Trunk | None:
     return Trunk(hidden, width)
 
 
-def _returns(episodes: Sequence[Episode], config: AlgorithmConfig) -> Tensor:
-    """Penalised return of each episode, (n,) fp64; NaN where a fault ended it."""
-    penalty = config.invalid_action_penalty_coef
-    returns = [np.nan if episode.reason == "error" else episode.penalised(penalty) for episode in episodes]
-    return torch.tensor(returns, dtype=torch.float64)
-
-
-def metrics_of(episodes: Sequence[Episode], batch: Batch, config: AlgorithmConfig) -> dict[str, float]:
-    """TRL's names where there is one, else verl-agent's; rewards are the returns that are learned from."""
-    returns_PG = _returns(episodes, config).view(-1, config.num_generations)
-    deviations = [known.std() for group in returns_PG if len(known := group[~group.isnan()]) > 1]
-    largest = torch.zeros(len(returns_PG)).scatter_reduce(0, batch.prompt_index, batch.advantages.abs(), "amax")
+def _metrics(episodes: Sequence[Episode]) -> dict[str, float]:
+    """What is known of episodes alone; verl-agent's names where there is one."""
     turns = [turn for episode in episodes for turn in episode.turns]
     reasons = Counter(episode.reason for episode in episodes)
     return {
-        "reward": float(returns_PG.nanmean()),
-        "reward_std": float(torch.stack(deviations).mean()) if deviations else 0.0,
-        "frac_reward_zero_std": float((largest < NEGLIGIBLE).double().mean()),
-        "completions/mean_length": float(batch.completions.lengths.double().mean()),
-        "completions/clipped_ratio": float(batch.completions.truncated.double().mean()),
         "episode/success_rate": reasons["success"] / len(episodes),
         "episode/length": float(np.mean([len(episode.turns) for episode in episodes])),
         "episode/valid_action_ratio": float(np.mean([turn.valid for turn in turns])),
@@ -310,43 +326,18 @@ def metrics_of(episodes: Sequence[Episode], batch: Batch, config: AlgorithmConfi
     }
 
 
-class Played(NamedTuple):
-    """One policy's episodes on a split, and their scores."""
-
-    scores: ArmScores
-    episodes: list[Episode]
-
-    def summary(self) -> dict[str, dict[str, float]]:
-        """Why episodes ended (counts), and the share of successes per kind of task."""
-        kinds: dict[str, list[bool]] = defaultdict(list)
-        for episode in self.episodes:
-            kinds[episode.info["task_type"]].append(episode.reason == "success")
-        ends = Counter(str(episode.reason) for episode in self.episodes)
-        return {
-            "episode_ends": dict(sorted(ends.items())),
-            "success_by_task_type": {kind: float(np.mean(wins)) for kind, wins in sorted(kinds.items()) if kind},
-        }
-
-
-def evaluate(
-    base: BaseModel,
-    task: AgenticTask,
-    data: EncodedSplit,
-    policies: Sequence[Mapping[str, Tensor]],
-    config: EvalConfig,
-) -> list[Played]:
-    """Let policies (tensors to wear; none for the base itself) play the start states of a split, with the same keys.
-
-    One score per start state and sample, its total reward; the mean over start states weighs kinds of tasks by their
-    number. ``length`` is the tokens of all turns, and ``truncated`` says that a limit on steps or prompts ended it.
-    """
-    samples = config.eval_num_samples or 1
-    starts = [(problem, sample) for problem in data.problems for sample in range(samples)]
-    sampling = Sampling(config.max_completion_length, config.eval_temperature or 0.0)
-    keys = [Key(config.eval_seed, "eval", 0)] * len(policies)
-    nothing = [None] * len(policies)
-    played = play(base, task, policies, [starts] * len(policies), keys, sampling, config.max_rows, nothing)
-    return [Played(_scores(task.name, episodes), episodes) for episodes in played]
+def summary(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]:
+    """Why episodes ended (counts), and the share of successes per kind of task; nothing where there are none."""
+    if not episodes:
+        return {}
+    kinds: dict[str, list[bool]] = defaultdict(list)
+    for episode in episodes:
+        kinds[episode.info["task_type"]].append(episode.reason == "success")
+    ends = Counter(str(episode.reason) for episode in episodes)
+    return {
+        "episode_ends": dict(sorted(ends.items())),
+        "success_by_task_type": {kind: float(np.mean(wins)) for kind, wins in sorted(kinds.items()) if kind},
+    }
 
 
 def _scores(benchmark: str, episodes: Sequence[Episode]) -> ArmScores:

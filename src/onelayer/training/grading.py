@@ -12,8 +12,8 @@ from onelayer.errors import RunStopped, UserError
 from onelayer.models.base import BaseModel
 from onelayer.tasks.base import Problem, Task
 from onelayer.tasks.graders.grade import FAILURES, Grade
+from onelayer.training.completions import Completions, before_stop
 from onelayer.training.reward_deadline import Patience
-from onelayer.training.sample import Completions, before_stop
 
 
 def cut_texts(base: BaseModel, problems: Sequence[Problem], completions: Completions) -> list[str]:

@@ -90,8 +90,8 @@ def train_step(training: Training, arms: Sequence[Arm], step: int) -> list[Recor
         policies = [arm.weights for arm in active]
         with noticing("max_rows"):
             scores = evaluate(training.base, training.task, training.selection, policies, config)
-        for record, arm_scores in zip(records, scores, strict=True):
-            record["eval/score"] = arm_scores.score
+        for record, evaluated in zip(records, scores, strict=True):
+            record["eval/score"] = evaluated.scores.score
     return records
 
 

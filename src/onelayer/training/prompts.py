@@ -13,6 +13,8 @@ from onelayer.errors import UserError
 from onelayer.models.base import BaseModel
 from onelayer.tasks.base import Problem, Prompt, Split, Task
 
+SPLITS: tuple[Split, ...] = ("train", "selection", "test")
+
 
 @dataclass(frozen=True)
 class EncodedSplit:

@@ -1,7 +1,8 @@
 """What the reproduction runs: base models, and the scans that profile them.
 
 Two families, three domains, three algorithms. GiGPO is run on the agentic task alone: where an episode has one step its
-advantages are those of GRPO times 1 + ``step_advantage_w`` (tests/training/test_gigpo.py), and AdamW does not see the factor.
+advantages are those of GRPO times 1 + ``step_advantage_w`` (tests/training/test_gigpo.py), a factor that AdamW does not
+see.
 """
 
 import shlex

@@ -29,14 +29,15 @@ from onelayer.engines.trl.options import grpo_config, update_sizes
 from onelayer.engines.trl.trainer import OneLayerGRPOTrainer
 from onelayer.errors import RunStopped, UserError
 from onelayer.models.base import BaseModel
-from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Task
-from onelayer.training import episodes, rollout
-from onelayer.training.batch import Batch
+from onelayer.training.batch import Batch, to_batch
+from onelayer.training.completions import Completions
+from onelayer.training.draws import Key, Sampling
 from onelayer.training.loop import Record
 from onelayer.training.prompts import EncodedSplit, drawn_prompts, drawn_samples
-from onelayer.training.reward_deadline import Patience
-from onelayer.training.sample import Completions, Key, Row, Sampling, concatenate, sample_policies
+from onelayer.training.rollout import way_of
+from onelayer.training.sample import Request, complete
+from onelayer.training.way import Draw
 
 Rollouts = Literal["keyed", "vllm", "transformers"]
 """How completions are written: with the built-in engine's keyed draws, by vLLM, or by transformers' ``generate``."""
@@ -149,30 +150,13 @@ class ArmTrainer(OneLayerGRPOTrainer):
         samples = drawn_samples(indices, config.num_generations)
         first = own * len(indices) // count * config.num_generations
         samples = samples[first : first + len(mine) * config.num_generations]
-        sampling = Sampling(config.max_completion_length, config.temperature, config.top_p, config.top_k)
-        key = Key(seed, "train", step)
         self._logps.clear()
-        if isinstance(self._task, AgenticTask):
-            starts = [(data.problems[index], sample) for index, sample in samples]
-            played = episodes.play(
-                self.base, self._task, [{}], [starts], [key], sampling, config.max_rows, [None], self._complete
-            )[0]
-            every = self._gather(played)
-            if not any(episode.turns for episode in every if episode.reason != "error"):
-                raise RunStopped(f"arm {self.spec.name}: no episode of step {step} could be played")
-            batch = episodes.to_batch(every, config)
-            return batch, episodes.metrics_of(every, batch, config)
-        rows = rollout.rows_of(data, samples)
+        way = way_of(self._task)
         width = max(len(data.tokens[index]) for index in indices)
-        (completions,) = self._complete(self.base, [{}], [rows], [key], sampling, width=width, max_rows=config.max_rows)
-        grades = rollout.grade_rows(self.base, self._task, data, samples, completions, Patience.of(config))
-        shares = self._gather([([row.prompt for row in rows], completions, grades)])
-        return rollout.to_batch(
-            [prompt for prompts, _, _ in shares for prompt in prompts],
-            concatenate([share for _, share, _ in shares]),
-            [grade for _, _, own in shares for grade in own],
-            config,
-        )
+        draws = [Draw({}, samples, Key(seed, "train", step))]
+        (part,) = way.roll(self.base, self._task, data, draws, width, config, self._complete)
+        whole = way.join(self._gather([part]))
+        return to_batch(way.rollouts(self._task, whole, config, f"arm {self.spec.name}, step {step}"), config)
 
     def _gather(self, own: list[Any]) -> list[Any]:
         """The lists of all processes as one, in their order; with vLLM also what it says of its tokens."""
@@ -184,20 +168,17 @@ class ArmTrainer(OneLayerGRPOTrainer):
     def _complete(
         self,
         base: BaseModel,
-        policies: Sequence[Mapping[str, Tensor]],
-        rows_by_policy: Sequence[Sequence[Row]],
-        keys: Sequence[Key],
+        requests: Sequence[Request],
         sampling: Sampling,
         *,
         width: int,
         max_rows: int,
-        trunk_layers: Sequence[int | None] | None = None,
     ) -> list[Completions]:
-        """Complete rows under the policy: ``sample_policies``, or what TRL was told to generate with."""
+        """Complete rows under the policy: with keyed draws, or by what TRL was told to generate with."""
         if self.rollouts == "keyed":
             with self.as_policy():
-                return sample_policies(base, policies, rows_by_policy, keys, sampling, width=width, max_rows=max_rows)
-        (rows,) = rows_by_policy
+                return complete(base, requests, sampling, width=width, max_rows=max_rows)
+        ((_, rows, _, _),) = requests
         # Every prompt is listed as often as it is completed.
         written, logps = self._generate_single_turn([list(row.prompt) for row in rows], None, {}, 1)
         for row, ids, known in zip(rows, written, logps or (), strict=bool(logps)):
@@ -355,7 +336,7 @@ def _refuse_unkeyed(trainer: ArmTrainer, task: Task, data: EncodedSplit, score: 
     together = (
         trainer.rollouts == "transformers" or trainer.vllm_mode == "server" or trainer.vllm_tensor_parallel_size > 1
     )
-    if isinstance(task, AgenticTask) and together and trainer.accelerator.num_processes > 1:
+    if way_of(task).rows_of_episode(task) > 1 and together and trainer.accelerator.num_processes > 1:
         raise UserError(
             f"task '{task.name}' is played in turns, and processes that generate together would wait for each other; "
             "take use_vllm with vllm_mode colocate and vllm_tensor_parallel_size 1, or one process"

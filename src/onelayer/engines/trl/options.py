@@ -14,8 +14,8 @@ from onelayer.config.configs import TrainConfig
 from onelayer.config.sources import read_yaml
 from onelayer.errors import UserError
 from onelayer.models.base import BaseModel
-from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Task
+from onelayer.training.rollout import way_of
 
 OURS = frozenset(
     (
@@ -45,7 +45,7 @@ def update_sizes(config: TrainConfig, task: Task, processes: int) -> UpdateSizes
     """Cut a step so that no backward pass has more than ``micro_batch_size`` rows, however many turns are played."""
     mini = config.mini_batch_size or config.train_batch_size
     minis = -(-config.train_batch_size // mini)
-    rows = mini * config.num_generations * (task.max_steps if isinstance(task, AgenticTask) else 1)
+    rows = mini * config.num_generations * way_of(task).rows_of_episode(task)
     return UpdateSizes(minis, -(-rows // (processes * config.micro_batch_size)), minis * config.num_iterations)
 
 

@@ -25,11 +25,11 @@ from onelayer.models.base import BaseModel
 from onelayer.runs.inputs import load_model
 from onelayer.runs.run import Run
 from onelayer.storage.scores import ArmScores, join_scores
-from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Split, Task
-from onelayer.training import episodes, rollout
 from onelayer.training.loop import Record
 from onelayer.training.prompts import EncodedSplit
+from onelayer.training.rollout import evaluate
+from onelayer.training.way import Evaluated
 
 log = logging.getLogger(__name__)
 PATIENCE = timedelta(days=7)
@@ -136,12 +136,12 @@ class Together:
         """
         return self._do(*self._tell(("train", spec)), on_record)
 
-    def score(self, split: Split, *, trained: bool) -> episodes.Played:
+    def score(self, split: Split, *, trained: bool) -> Evaluated:
         """Score the base, or the arm that was trained last, on the problems of a split; every process takes a share.
 
         There are episodes only where the task is played in turns.
         """
-        played: episodes.Played = self._do(*self._tell(("score", (split, trained))), lambda record: None)
+        played: Evaluated = self._do(*self._tell(("score", (split, trained))), lambda record: None)
         return played
 
     def _do(self, what: str, value: Any, on_record: Callable[[Record], None]) -> Any:
@@ -168,25 +168,19 @@ class Together:
         self._delta = trained.delta
         return trained
 
-    def _score(self, split: Split, trained: bool) -> episodes.Played:
+    def _score(self, split: Split, trained: bool) -> Evaluated:
         return self._share(self.base, split, as_weights(self._delta, self.base) if trained else {})
 
-    def _share(self, base: BaseModel, split: Split, weights: dict[str, torch.Tensor]) -> episodes.Played:
+    def _share(self, base: BaseModel, split: Split, weights: dict[str, torch.Tensor]) -> Evaluated:
         """Score this process's share of the problems, and put all shares together."""
         data, config = self.data[split], self.config
         own, count = self.state.process_index, self.num_processes
         share = EncodedSplit(data.problems[own::count], data.tokens[own::count], 0)
-        parts: list[episodes.Played] = []
-        if share.problems:
-            if isinstance(self.task, AgenticTask):
-                parts = episodes.evaluate(base, self.task, share, [weights], config)
-            else:
-                parts = [episodes.Played(s, []) for s in rollout.evaluate(base, self.task, share, [weights], config)]
-        parts = self._gather(parts)
+        parts = self._gather(evaluate(base, self.task, share, [weights], config) if share.problems else [])
         place = {problem.id: number for number, problem in enumerate(data.problems)}
         every = [episode for part in parts for episode in part.episodes]
         every.sort(key=lambda episode: (place[episode.start.id], episode.sample))
-        return episodes.Played(in_order(join_scores([part.scores for part in parts]), data), every)
+        return Evaluated(in_order(join_scores([part.scores for part in parts]), data), every)
 
     def _tell(self, command: Command) -> Command:
         """Broadcast the main process's command; the others get it in the place of their own."""

@@ -16,11 +16,10 @@ from onelayer.models.base import BaseModel
 from onelayer.runs.events import Stepped
 from onelayer.runs.run import Run
 from onelayer.runs.scoring import Policy, Scorer, Telling, score_arms
-from onelayer.storage.scores import ArmScores
 from onelayer.tasks.base import Split
-from onelayer.training.episodes import Played
 from onelayer.training.loop import Record
 from onelayer.training.out_of_memory import Place
+from onelayer.training.way import Evaluated
 
 
 @dataclass
@@ -29,15 +28,10 @@ class TogetherScorer(Scorer):
 
     together: Together = field(kw_only=True)
 
-    def scores(self, split: Split, policies: Sequence[Policy]) -> Telling[list[ArmScores]]:
+    def evaluated(self, split: Split, policies: Sequence[Policy]) -> Telling[list[Evaluated]]:
         """Score policies on a split."""
         yield from ()
-        return [self.together.score(split, trained=bool(policy)).scores for policy in policies]
-
-    def played(self, policy: Policy) -> Telling[Played]:
-        """Let a policy play the test episodes."""
-        yield from ()
-        return self.together.score("test", trained=bool(policy))
+        return [self.together.score(split, trained=bool(policy)) for policy in policies]
 
 
 @dataclass
