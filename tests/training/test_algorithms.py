@@ -11,16 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from onelayer.config.algorithm import ALGORITHM_SETTINGS, GIGPO_DEFAULTS, AlgorithmConfig
+from onelayer.config.algorithm import ALGORITHM_SETTINGS, GIGPO_DEFAULTS
 from onelayer.config.sources import build
+from onelayer.config.update import StepConfig
 from onelayer.errors import UserError
 from onelayer.training.algorithms.grpo import clipped_loss, group_advantages, leave_one_out_advantages, token_weights
 from onelayer.training.batch import advantages_of
 
 
-def config_of(*sources: dict[str, Any]) -> AlgorithmConfig:
+def config_of(*sources: dict[str, Any]) -> StepConfig:
     named = [(f"source {number}", source) for number, source in enumerate(sources)]
-    return build(AlgorithmConfig, named)
+    return build(StepConfig, named)
 
 
 def test_one_name_sets_several_options() -> None:
@@ -30,7 +31,7 @@ def test_one_name_sets_several_options() -> None:
     assert (config.loss_type, config.epsilon, config.epsilon_high) == ("dapo", 0.2, 0.28)
     config = config_of({"algorithm": "gspo"})
     assert (config.importance_sampling_level, config.epsilon, config.epsilon_high) == ("sequence", 3e-4, 4e-4)
-    assert AlgorithmConfig(algorithm="dr_grpo") == config_of({"algorithm": "dr_grpo"})
+    assert StepConfig(algorithm="dr_grpo") == config_of({"algorithm": "dr_grpo"})
     plain = config_of({})
     assert {name: getattr(plain, name) for name in ALGORITHM_SETTINGS["grpo"]} == ALGORITHM_SETTINGS["grpo"]
 
@@ -121,7 +122,7 @@ def test_the_sequence_ratio_by_hand() -> None:
     assert clipped.loss[0, 0].item() == pytest.approx(-2.1)
 
 
-def trl_loss(logps: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, config: AlgorithmConfig) -> Tensor:
+def trl_loss(logps: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, config: StepConfig) -> Tensor:
     """TRL's own ``GRPOTrainer._compute_loss`` on given log-probabilities, with the algorithm's options."""
     trl = pytest.importorskip("trl.trainer.grpo_trainer")
     trainer = object.__new__(trl.GRPOTrainer)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from onelayer.config.configs import TrainConfig
+from onelayer.engines.versions import check_versions
 from onelayer.runs.engine import Engine, Local
 
 
@@ -22,7 +23,8 @@ def joined(config: TrainConfig) -> Iterator[Engine]:
         with RayEngine(config) as ray:
             yield ray
     else:
-        from onelayer.engines.trl.processes import Together
+        check_versions("trl", ("trl", "accelerate"))
+        from onelayer.engines.trl.engine import TrlEngine
 
-        with Together(config) as together:
-            yield together
+        with TrlEngine(config) as trl:
+            yield trl

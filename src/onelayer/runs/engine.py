@@ -1,14 +1,16 @@
 """What trains the arms of a run, as its commands see it: the built-in loop in this process, or something of engines/."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from onelayer.arms.spec import ArmSpec
 from onelayer.config.configs import TrainConfig
 from onelayer.models.base import BaseModel
 from onelayer.runs.inputs import load_model
-from onelayer.runs.run import Run
+from onelayer.runs.local import LocalRunner
+from onelayer.runs.run import Runner
 from onelayer.tasks.base import Split, Task
+from onelayer.training.loop import Training
 from onelayer.training.prompts import EncodedSplit
 
 
@@ -38,16 +40,14 @@ class Engine(Protocol):
         """
         ...
 
-    @property
-    def make_run(self) -> Callable[..., Run]:
-        """Makes the run, with the arguments of `onelayer.runs.run.Run`."""
+    def runner(self, training: Training, data: Mapping[Split, EncodedSplit]) -> Runner:
+        """The way in which this engine runs sets of arms, once it leads."""
         ...
 
 
 class Local:
     """The built-in loop, in one process."""
 
-    make_run = Run
     manifest: Mapping[str, Any] = {}
 
     def load(self, config: TrainConfig) -> BaseModel:
@@ -57,3 +57,7 @@ class Local:
     def leads(self, base: BaseModel, task: Task, data: dict[Split, EncodedSplit], specs: Sequence[ArmSpec]) -> bool:
         """There is no other process."""
         return True
+
+    def runner(self, training: Training, data: Mapping[Split, EncodedSplit]) -> Runner:
+        """The built-in loop."""
+        return LocalRunner(training, data)

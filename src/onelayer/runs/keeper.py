@@ -6,7 +6,7 @@ Events may come from a set of arms in this process or on another machine; what t
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, assert_never
 
 from rich.markup import escape
 
@@ -16,7 +16,7 @@ from onelayer.errors import GuardTripped, RunStopped, UserError
 from onelayer.models.base import BaseModel
 from onelayer.runs.arm_set import Job
 from onelayer.runs.checkpoints import Checkpoints
-from onelayer.runs.events import Cut, Event, Finished, Noted, Reached, Said, Stepped
+from onelayer.runs.events import Between, Cut, Event, Finished, Noted, Reached, Said, Stepped
 from onelayer.runs.inputs import command_line
 from onelayer.runs.progress import RunProgress
 from onelayer.runs.run_folder import RunFolder
@@ -55,6 +55,8 @@ class Keeper:
     folder: RunFolder
     progress: RunProgress
     trackers: list[Tracker]
+    about_engine: Callable[[], Mapping[str, Any]]
+    """What ``arm.json`` says of what trained an arm, besides the engine's name."""
     write_page: Callable[[], object] | None = None
     """Writes the page on which the run can be watched."""
     scores: dict[str, float] = field(default_factory=dict)
@@ -80,6 +82,10 @@ class Keeper:
                 self.progress.note(event.text)
             case Finished():
                 self._finish(event)
+            case Between():
+                pass  # for whoever may stop the set there
+            case _:
+                assert_never(event)
 
     def pin(self, cut: Cut) -> None:
         """Pin in the manifest that a batch has fewer rows, and say so."""
@@ -95,10 +101,6 @@ class Keeper:
             if name not in course.stopped:
                 row = {"step": course.step, f"guard/{guard}": 1, "stopped": str(error)}
                 self.folder.write_record(name, row)
-
-    def about_engine(self) -> dict[str, Any]:
-        """What ``arm.json`` says of what trained the arm."""
-        return {"engine": self.config.engine, "command": command_line()}
 
     def _record(self, event: Stepped, course: Course) -> None:
         """Write and show the metrics of a step."""
@@ -135,7 +137,7 @@ class Keeper:
             write_trajectories(folder / "trajectories.jsonl", event.trajectories)
         if event.delta is not None:
             write_delta(folder / DELTA, event.delta, self.base, record["plan"])
-            record |= self.about_engine()
+            record |= {"engine": self.config.engine, "command": command_line(), **self.about_engine()}
         with atomic_path(folder / "scores.parquet") as temporary:
             write_scores(temporary, test)
         self.scores[name] = test.score

@@ -12,6 +12,7 @@ from onelayer.config.sources import read_yaml
 from onelayer.errors import UserError
 from onelayer.models.base import BaseModel
 from onelayer.runs.engine import Engine, Local
+from onelayer.runs.keeper import Keeper
 from onelayer.runs.manifest import build_manifest
 from onelayer.runs.progress import RunProgress
 from onelayer.runs.run import Run
@@ -63,17 +64,11 @@ def open_run(
         if isinstance(task, BenchmarkTask):
             write_json(folder.path / "task.json", task.description)
         try:
-            run = engine.make_run(
-                base,
-                config,
-                folder,
-                progress,
-                open_trackers(config.report_to, output, config.model_dump()),
-                write_page,
-                task=task,
-                data=data,
-                training=Training(base, task, data["train"], data["selection"], config, tuple(seeds), tuple(rungs)),
-            )
+            training = Training(base, task, data["train"], data["selection"], config, tuple(seeds), tuple(rungs))
+            runner = engine.runner(training, data)
+            trackers = open_trackers(config.report_to, output, config.model_dump())
+            keeper = Keeper(base, config, folder, progress, trackers, runner.about, write_page)
+            run = Run(keeper, task, data, training, runner)
             if config.top_p < 1 or config.top_k > 0:
                 progress.say(
                     "[yellow]With top_p or top_k the ratios and the divergence are of the untruncated policy.[/]"
@@ -84,7 +79,7 @@ def open_run(
                 folder.discard()
             raise
         yield run
-        for tracker in run.trackers:
+        for tracker in keeper.trackers:
             tracker.close()
 
 

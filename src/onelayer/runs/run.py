@@ -2,40 +2,92 @@
 
 A scan decides which arms come next from the scores of those before (the best layers, the survivors of a rung), so arms
 arrive in groups. Every decision is a function of stored scores: a run that continues takes the same ones again.
+
+How sets of arms are run is a :class:`Runner`'s: in this process, in the workers of a cluster, by TRL.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from rich.markup import escape
 
 from onelayer.arms.spec import ArmSpec
-from onelayer.errors import GuardTripped, UserError
-from onelayer.runs.arm_set import Bench, Job, SetAtWork
+from onelayer.config.configs import TrainConfig
+from onelayer.models.base import BaseModel
+from onelayer.runs.arm_set import Job
 from onelayer.runs.events import Cut
-from onelayer.runs.interrupt import interrupts
 from onelayer.runs.keeper import Course, Keeper
-from onelayer.runs.scoring import Scorer, score_base
-from onelayer.runs.sets import free_memory, plan_sets
+from onelayer.runs.progress import RunProgress
+from onelayer.runs.run_folder import RunFolder
+from onelayer.runs.scoring import Evaluate, Scorer
 from onelayer.storage.arm_names import BASE, arm_of
 from onelayer.storage.scores import read_scores
 from onelayer.tasks.base import Split, Task, notes_of
 from onelayer.training.loop import Training
-from onelayer.training.out_of_memory import Option, OutOfMemory, Place, halved
+from onelayer.training.out_of_memory import Option, Place, halved
 from onelayer.training.prompts import EncodedSplit
 
 
+class Runner(Protocol):
+    """A way to run sets of arms. It gives what they tell to ``run.keeper``, and asks ``run`` for their states."""
+
+    def about(self) -> Mapping[str, Any]:
+        """What ``arm.json`` says of what trained an arm."""
+        ...
+
+    def plan_sets(self, run: "Run", specs: Sequence[ArmSpec]) -> list[list[str]]:
+        """Which of some new arms go together: names, by set."""
+        ...
+
+    def score_base(self, run: "Run") -> None:
+        """Score the base.
+
+        Raises:
+            UserError: the reward misbehaves.
+            RunStopped: it cannot be scored.
+        """
+        ...
+
+    def run_sets(self, run: "Run", sets: Mapping[int, Sequence[ArmSpec]], until: int) -> None:
+        """Train sets of arms, each by its number, to a step; at the last one score them.
+
+        Raises:
+            RunStopped: training cannot go on.
+            Paused: ``stop_at`` was reached.
+        """
+        ...
+
+
 @dataclass
-class Run(Keeper):
-    """A run whose arms train in this process, and what engines change of that."""
+class Run:
+    """A run, whoever trains its arms."""
 
-    task: Task = field(kw_only=True)
-    data: dict[Split, EncodedSplit] = field(kw_only=True)
-    training: Training = field(kw_only=True)
+    keeper: Keeper
+    task: Task
+    data: dict[Split, EncodedSplit]
+    training: Training
+    runner: Runner
 
-    def __post_init__(self) -> None:
-        self._bench = Bench(self.training, self.data, lambda: interrupts.asked)
+    @property
+    def base(self) -> BaseModel:
+        """The frozen model."""
+        return self.keeper.base
+
+    @property
+    def config(self) -> TrainConfig:
+        """All options."""
+        return self.keeper.config
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where everything is written."""
+        return self.keeper.folder
+
+    @property
+    def progress(self) -> RunProgress:
+        """What the screen shows."""
+        return self.keeper.progress
 
     def train(self, specs: Sequence[ArmSpec], until: int | None = None) -> None:
         """Advance arms to step ``until``, side by side; at the last step (the default) score them and write them out.
@@ -48,17 +100,17 @@ class Run(Keeper):
         """
         by_name = {spec.name: spec for spec in specs}
         known = {name for names in self.folder.manifest["sets"] for name in names}
-        self.folder.add_sets(self._plan_sets([spec for spec in specs if spec.name not in known]), specs)
+        self.folder.add_sets(self.runner.plan_sets(self, [spec for spec in specs if spec.name not in known]), specs)
         self.progress.expect([spec.name for spec in specs if not self.folder.finished(spec.name)])
         for name in by_name:
             if self.folder.finished(name):
-                self.scores.setdefault(name, self.folder.read_arm(name)["score"])
+                self.keeper.scores.setdefault(name, self.folder.read_arm(name)["score"])
         sets = {
             number: [by_name[name] for name in names if name in by_name and not self.folder.finished(name)]
             for number, names in enumerate(self.folder.manifest["sets"])
         }
         waiting = {number: named for number, named in sets.items() if named}
-        self._train_sets(waiting, self.config.steps if until is None else until)
+        self.runner.run_sets(self, waiting, self.config.steps if until is None else until)
 
     def drop(self, name: str, step: int) -> None:
         """Give up an arm at a rung: it trains no more and is not scored."""
@@ -90,46 +142,23 @@ class Run(Keeper):
     def score_base(self) -> None:
         """Score the base, once for a folder."""
         if not self.folder.finished(BASE):
-            self._score_base()
+            self.runner.score_base(self)
         scored = read_scores(self.folder.arm(BASE) / "scores.parquet")
-        self.scores[BASE] = scored.score
+        self.keeper.scores[BASE] = scored.score
         problems, completions = len(self.data["test"].problems), len(scored.reward)
         left_out = sum(split.too_long for split in self.data.values())
         note = f" ({left_out} prompts over {self.config.max_prompt_length} tokens left out)" if left_out else ""
         for remark in notes_of(self.task):
             self.progress.say(escape(remark))
         self.progress.say(
-            f"[bold]base[/]  score {self.scores['base']:.4f} on {completions} completions of {problems} "
+            f"[bold]base[/]  score {self.keeper.scores[BASE]:.4f} on {completions} completions of {problems} "
             f"test problems{note}"
         )
 
-    def _plan_sets(self, specs: Sequence[ArmSpec]) -> list[list[str]]:
-        """Which of the new arms go together."""
-        return plan_sets(self.base, specs, getattr(self.config, "arms_per_set", 0), free_memory(self.base))
-
-    def _scorer(self, place: Place) -> Scorer:
-        return Scorer(self.base, self.task, self.data, self.config, place, list(self.folder.manifest["cuts"]))
-
-    def _score_base(self) -> None:
-        for event in score_base(self._scorer("base")):
-            self.take(event)
-
-    def _train_sets(self, sets: dict[int, list[ArmSpec]], until: int) -> None:
-        """Train sets of arms, each by its number, to a step."""
-        for number, specs in sets.items():
-            self._train_set(number, specs, until)
-
-    def _train_set(self, number: int, specs: Sequence[ArmSpec], until: int) -> None:
-        while True:
-            course = self.set_out(number, specs, until)
-            try:
-                self._work(course)
-                break
-            except OutOfMemory as error:
-                option = error.option
-            # Half an update may be done: what repeats the step begins at the last state that is known to be whole.
-            self.halve(course, option)
-        self.arrive(course)
+    def scorer(self, place: Place, evaluate: Evaluate | None = None) -> Scorer:
+        """What scores the base or a set, in this process or by ``evaluate``."""
+        cuts = list(self.folder.manifest["cuts"])
+        return Scorer(self.base, self.task, self.data, self.config, place, cuts, evaluate)
 
     def set_out(self, number: int, specs: Sequence[ArmSpec], until: int) -> Course:
         """Begin, or go on, with a set at the newest state that is kept of it."""
@@ -142,30 +171,14 @@ class Run(Keeper):
         self.progress.start_set(job.names, job.start)
         return Course(job, checkpoints, job.start, job.start)
 
-    def _work(self, course: Course) -> None:
-        at_work = SetAtWork(self._bench, course.job)
-        with interrupts.finishing_steps(self.config.grace_seconds, self.progress.say), self._noting(course):
-            for event in at_work.train():
-                self.take(event, course)
-        for event in at_work.score():
-            self.take(event, course)
-
     def arrive(self, course: Course) -> None:
         """The set has done its job; at the end of the run nothing is kept but the results."""
         if course.job.until == self.config.steps:
             course.checkpoints.drop()
         self.progress.end_set(course.job.names)
 
-    @contextmanager
-    def _noting(self, course: Course) -> Iterator[None]:
-        try:
-            yield
-        except (GuardTripped, UserError) as error:
-            self.note_end(course, error)
-            raise
-
     def halve(self, course: Course, option: Option) -> None:
         """Give up what a set has done since its last state; from the step that failed on it gets half of the rows."""
         self.progress.end_set(course.job.names)
         number, step = course.job.number, course.step
-        self.pin(Cut(number, step, halved(option, self.folder.cuts(number, self.config, step))))
+        self.keeper.pin(Cut(number, step, halved(option, self.folder.cuts(number, self.config, step))))

@@ -22,6 +22,7 @@ from onelayer.training.way import Evaluated
 
 T = TypeVar("T")
 Policy = Mapping[str, Tensor]
+Evaluate = Callable[[Split, Sequence[Policy]], list[Evaluated]]
 Telling = Generator[Event, None, T]
 """Tells events while it works, and returns what came out."""
 
@@ -48,6 +49,8 @@ class Scorer:
     """The set, whose cuts hold."""
     cuts: list[Mapping[str, Any]]
     """All that are known; new ones are added."""
+    evaluate: Evaluate | None = None
+    """Scores policies on a split, where that is not done in this process alone."""
 
     def scores(self, split: Split, policies: Sequence[Policy]) -> Telling[list[ArmScores]]:
         """Score policies (tensors to wear; none for the base) on a split."""
@@ -56,6 +59,8 @@ class Scorer:
 
     def evaluated(self, split: Split, policies: Sequence[Policy]) -> Telling[list[Evaluated]]:
         """The same, with their episodes."""
+        if self.evaluate is not None:
+            return self.evaluate(split, policies)
         evaluated = yield from self._within_memory(
             lambda config: evaluate(self.base, self.task, self.data[split], policies, config)
         )

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,9 @@ from onelayer.models.base import BaseModel, checkpoint_dtype, load_base
 from onelayer.runs.events import Said
 from onelayer.runs.inputs import load_model
 from onelayer.runs.manifest import build_manifest, flat, short
-from onelayer.runs.run import Run
+from onelayer.runs.run import Runner
 from onelayer.tasks.base import Split, Task
+from onelayer.training.loop import Training
 from onelayer.training.prompts import EncodedSplit
 
 log = logging.getLogger(__name__)
@@ -102,12 +103,11 @@ class RayEngine:
         log.info("%d Ray worker%s%s with %s, on %s", count, many, ", each" if count > 1 else "", size, cluster)
         return True
 
-    @property
-    def make_run(self) -> Callable[..., Run]:
-        """Makes the run."""
-        from onelayer.engines.ray.run import RayRun
+    def runner(self, training: Training, data: Mapping[Split, EncodedSplit]) -> Runner:
+        """The workers, each with a training of its own."""
+        from onelayer.engines.ray.run import RayRunner
 
-        return partial(RayRun, workers=self.workers, free=self._free)
+        return RayRunner(self.workers, self._free)
 
     @property
     def _gpus(self) -> int:

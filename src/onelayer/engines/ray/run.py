@@ -1,9 +1,10 @@
-"""A run whose sets of arms train in the workers of a Ray cluster, each set in one of them at a time."""
+"""Sets of arms in the workers of a Ray cluster, each set in one of them at a time."""
 
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from rich.markup import escape
 
@@ -24,54 +25,65 @@ DEATHS = 3
 
 
 @dataclass
-class RayRun(Run):
-    """Gives sets to workers, and keeps what they tell."""
+class RayRunner:
+    """Gives sets to workers; see `onelayer.runs.run.Runner`."""
 
-    workers: Workers = field(kw_only=True)
-    free: int = field(kw_only=True)
+    workers: Workers
+    free: int
     """Bytes that are free where a set trains."""
 
-    def _plan_sets(self, specs: Sequence[ArmSpec]) -> list[list[str]]:
-        return plan_sets(
-            self.base, specs, getattr(self.config, "arms_per_set", 0), self.free, at_once=len(self.workers.seats)
-        )
+    def about(self) -> Mapping[str, Any]:
+        """Nothing besides the engine's name: which worker trained an arm changes nothing."""
+        return {}
 
-    def _score_base(self) -> None:
+    def plan_sets(self, run: Run, specs: Sequence[ArmSpec]) -> list[list[str]]:
+        """At least one set for each worker."""
+        arms_per_set = getattr(run.config, "arms_per_set", 0)
+        return plan_sets(run.base, specs, arms_per_set, self.free, at_once=len(self.workers.seats))
+
+    def score_base(self, run: Run) -> None:
+        """Let a worker score the base.
+
+        Raises:
+            RunStopped: worker after worker dies of it.
+        """
         deaths = 0
         while True:
             while not (idle := self.workers.idle()):
                 self.workers.answers(POLL_SECONDS)
             seat = idle[0]
-            seat.tell("begin_base", self.folder.manifest["cuts"])
+            seat.tell("begin_base", run.folder.manifest["cuts"])
             seat.ask("go_on")
             while not (answers := [answer for each, answer in self.workers.answers(POLL_SECONDS) if each is seat]):
                 pass
             answer = answers[0]
             if isinstance(answer, Reply):
                 for event in answer.events:
-                    self.take(event)
+                    run.keeper.take(event)
                 if answer.error is not None:
                     raise answer.error
                 return
             deaths += 1
-            self.say_death(seat, answer, "the base is scored again")
+            say_death(run, seat, answer, "the base is scored again")
             if deaths == DEATHS:
                 raise RunStopped(f"{deaths} workers in a row died while they scored the base, the last {seat}")
 
-    def _train_sets(self, sets: dict[int, list[ArmSpec]], until: int) -> None:
-        with interrupts.finishing_steps(self.config.grace_seconds, self.progress.say):
-            _Spread(self, sets, until).run()
+    def run_sets(self, run: Run, sets: Mapping[int, Sequence[ArmSpec]], until: int) -> None:
+        """Spread sets over the workers."""
+        with interrupts.finishing_steps(run.config.grace_seconds, run.progress.say):
+            _Spread(run, self.workers, sets, until).run()
 
-    def say_death(self, seat: Seat, died: Died, then: str) -> None:
-        """Say that a worker died, and what follows."""
-        self.progress.say(f"[yellow]{escape(f'{seat} died ({died.why})')}; {then}[/]")
+
+def say_death(run: Run, seat: Seat, died: Died, then: str) -> None:
+    """Say that a worker died, and what follows."""
+    run.progress.say(f"[yellow]{escape(f'{seat} died ({died.why})')}; {then}[/]")
 
 
 class _Spread:
     """One group of sets, from the first that is given out to the last that is done."""
 
-    def __init__(self, run: RayRun, sets: dict[int, list[ArmSpec]], until: int) -> None:
-        self._run, self._workers, self._sets, self._until = run, run.workers, sets, until
+    def __init__(self, run: Run, workers: Workers, sets: Mapping[int, Sequence[ArmSpec]], until: int) -> None:
+        self._run, self._workers, self._sets, self._until = run, workers, sets, until
         self._waiting = deque(sets)
         self._busy: dict[Seat, Course] = {}
         self._lost: dict[int, tuple[int, int]] = {}
@@ -146,7 +158,7 @@ class _Spread:
             # At once: the worker need not wait until everything is written.
             seat.ask("go_on", self._stop or interrupts.asked)
         for event in answer.events:
-            self._run.take(event, course)
+            self._run.keeper.take(event, course)
         if answer.ended:
             del self._busy[seat]
             self._end(course, answer.error)
@@ -166,7 +178,7 @@ class _Spread:
                 self._ends.append(error)
             else:
                 if isinstance(error, GuardTripped | UserError):
-                    self._run.note_end(course, error)
+                    self._run.keeper.note_end(course, error)
                 self._fail(error)
 
     def _mourn(self, seat: Seat, died: Died, course: Course) -> None:
@@ -178,7 +190,7 @@ class _Spread:
         times = times + 1 if at == course.saved else 1
         self._lost[number] = (course.saved, times)
         then = "kept" if self._stop else "given to another"
-        self._run.say_death(seat, died, f"{which} {then} at step {course.saved}")
+        say_death(self._run, seat, died, f"{which} {then} at step {course.saved}")
         self._waiting.appendleft(number)
         if times == DEATHS:
             self._fail(

@@ -2,17 +2,17 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from transformers import TrainerCallback
 
+from onelayer.arms.arm import OptimizerSettings
+from onelayer.config.configs import TrainConfig
 from onelayer.models.base import BaseModel
 from onelayer.training.guards import watch
 from onelayer.training.loop import Record
-
-if TYPE_CHECKING:
-    from onelayer.engines.trl.arm import ArmTrainer
 
 
 @dataclass
@@ -26,12 +26,27 @@ class Watched:
     num_tokens: int = 0
 
 
+class WatchedTrainer(Protocol):
+    """What :class:`Records` reads of a trainer."""
+
+    base: BaseModel
+    config: TrainConfig
+    settings: OptimizerSettings
+    watched: Watched
+    updates_per_step: int
+    gradient_norms: list[float]
+
+    def as_policy(self) -> AbstractContextManager[None]:
+        """The module as one that writes."""
+        ...
+
+
 class Records(TrainerCallback):  # type: ignore[misc]
     """A step's metrics under the built-in engine's names, and the end of an arm that has nothing to learn from."""
 
     def __init__(
         self,
-        trainer: "ArmTrainer",
+        trainer: WatchedTrainer,
         on_record: Callable[[Record], None],
         score: Callable[[BaseModel], float] | None,
     ) -> None:

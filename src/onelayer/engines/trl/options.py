@@ -139,3 +139,14 @@ def check_options(config: TrainConfig, processes: int) -> dict[str, Any]:
             hint = f"; did you mean {near[0]}?" if near else ", see trl.GRPOConfig"
             raise UserError(f"engine_options '{path}': TRL has no option '{name}'{hint}")
     return given
+
+
+def refuse_spec(spec: ArmSpec) -> None:
+    """Refuse what does not train the model's own tensors, or not always the same.
+
+    Raises:
+        UserError: LoRA or LISA.
+    """
+    if spec.ranks or spec.lisa:
+        kind = "LoRA" if spec.ranks else "LISA"
+        raise UserError(f"plan '{spec.plan}' is {kind}, which the TRL engine does not train; use the built-in engine")

@@ -7,11 +7,9 @@ one runs the scan; whenever an arm is to be trained or a policy scored, it tells
 import logging
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,11 +17,11 @@ import torch
 from onelayer.arms.delta_files import as_weights
 from onelayer.arms.spec import ArmSpec
 from onelayer.config.configs import TrainConfig
-from onelayer.engines.versions import check_versions
+from onelayer.engines.trl.arm import Trained, train_arm
+from onelayer.engines.trl.options import check_options
 from onelayer.errors import RunStopped, UserError
 from onelayer.models.base import BaseModel
 from onelayer.runs.inputs import load_model
-from onelayer.runs.run import Run
 from onelayer.storage.scores import ArmScores, join_scores
 from onelayer.tasks.base import Split, Task
 from onelayer.training.loop import Record
@@ -38,14 +36,13 @@ Command = tuple[Literal["train", "score", "end"], Any]
 
 
 class Together:
-    """The processes of a run. Use it as a context manager, so that the others end when the main one does.
+    """The processes of a run.
 
     Raises:
         UserError: packages that are missing or were not tested, or another number of processes than ``num_processes``.
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        check_versions("trl", ("trl", "accelerate"))
         os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         from accelerate import PartialState
@@ -61,11 +58,7 @@ class Together:
                 f"{'is' if self.state.num_processes == 1 else 'are'} running; start with: accelerate launch "
                 f"{several}--num_processes {config.num_processes} -m onelayer ..."
             )
-        from onelayer.engines.trl.options import check_options
-
         check_options(config, self.num_processes)
-        self.manifest: dict[str, Any] = {}
-        """Every process trains with what it has loaded itself."""
         self._listening = False
         """Whether the others wait for a word: not before they have loaded, nor after a fault in common work."""
 
@@ -79,19 +72,12 @@ class Together:
         """How many take part."""
         return int(self.state.num_processes)
 
-    def load(self, config: TrainConfig) -> BaseModel:
-        """The base on this process's device."""
-        return load_model(config)
-
-    def leads(self, base: BaseModel, task: Task, data: dict[Split, EncodedSplit], specs: Sequence[ArmSpec]) -> bool:
+    def begin(self, base: BaseModel, task: Task, data: dict[Split, EncodedSplit]) -> None:
         """Take what the processes work on, which each has loaded by itself; all but the main one follow it to its end.
 
         Raises:
-            UserError: an arm that this engine does not train.
             RunStopped: the processes have not loaded the same.
         """
-        for spec in specs:
-            refuse_spec(spec)
         self.base, self.task, self.data = base, task, data
         hashes = self._gather([(base.hash, *(split.hash for split in data.values()))])
         if len(set(hashes)) > 1:
@@ -101,22 +87,9 @@ class Together:
         self._listening = True
         if not self.is_main:
             self._serve()
-        return self.is_main
 
-    @property
-    def make_run(self) -> Callable[..., Run]:
-        """Makes the main process's run."""
-        from onelayer.engines.trl.run import TrlRun
-
-        return partial(TrlRun, together=self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # Where nobody listens the launcher ends the others.
+    def end(self) -> None:
+        """Let the others end. Where nobody listens the launcher ends them."""
         if self.is_main and self._listening:
             self._tell(("end", None))
 
@@ -127,14 +100,15 @@ class Together:
                 return
             self._do(what, value, lambda record: None)
 
-    def train(self, spec: ArmSpec, on_record: Callable[[Record], None]) -> Any:
-        """Train an arm with all processes: a `onelayer.engines.trl.arm.Trained`. Afterwards ``base`` is a new one.
+    def train(self, spec: ArmSpec, on_record: Callable[[Record], None]) -> Trained:
+        """Train an arm with all processes. Afterwards ``base`` is a new one.
 
         Raises:
             UserError: options that do not fit.
             RunStopped: training cannot go on.
         """
-        return self._do(*self._tell(("train", spec)), on_record)
+        trained: Trained = self._do(*self._tell(("train", spec)), on_record)
+        return trained
 
     def score(self, split: Split, *, trained: bool) -> Evaluated:
         """Score the base, or the arm that was trained last, on the problems of a split; every process takes a share.
@@ -151,8 +125,6 @@ class Together:
         return result
 
     def _train(self, spec: ArmSpec, on_record: Callable[[Record], None]) -> Any:
-        from onelayer.engines.trl.arm import train_arm
-
         trained = train_arm(
             self.base,
             spec,
@@ -195,17 +167,6 @@ class Together:
         from accelerate.utils import gather_object
 
         return list(gather_object(own))
-
-
-def refuse_spec(spec: ArmSpec) -> None:
-    """Refuse what does not train the model's own tensors, or not always the same.
-
-    Raises:
-        UserError: LoRA or LISA.
-    """
-    if spec.ranks or spec.lisa:
-        kind = "LoRA" if spec.ranks else "LISA"
-        raise UserError(f"plan '{spec.plan}' is {kind}, which the TRL engine does not train; use the built-in engine")
 
 
 def in_order(scores: ArmScores, data: EncodedSplit) -> ArmScores:

@@ -1,13 +1,13 @@
-"""A run whose arms TRL trains, one after the other."""
+"""Arms that TRL trains, one after the other."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onelayer.arms.arm import Arm, adamw
 from onelayer.arms.delta_files import as_weights
 from onelayer.arms.spec import ArmSpec, optimizer_settings
+from onelayer.config.configs import TrainConfig
 from onelayer.engines.trl.arm import Trained
 from onelayer.engines.trl.options import check_options
 from onelayer.engines.trl.processes import Together
@@ -15,68 +15,66 @@ from onelayer.errors import RunStopped
 from onelayer.models.base import BaseModel
 from onelayer.runs.events import Stepped
 from onelayer.runs.run import Run
-from onelayer.runs.scoring import Policy, Scorer, Telling, score_arms
+from onelayer.runs.scoring import Policy, score_arms, score_base
+from onelayer.runs.sets import free_memory, plan_sets
 from onelayer.tasks.base import Split
 from onelayer.training.loop import Record
-from onelayer.training.out_of_memory import Place
 from onelayer.training.way import Evaluated
 
 
-@dataclass
-class TogetherScorer(Scorer):
-    """Scores the base, or the arm that was trained last, with all processes."""
+class TrlRunner:
+    """Trains and scores with all processes; see `onelayer.runs.run.Runner`. Files are the main process's."""
 
-    together: Together = field(kw_only=True)
+    def __init__(self, together: Together) -> None:
+        self._together = together
+        self._about: dict[str, Any] = {}
 
-    def evaluated(self, split: Split, policies: Sequence[Policy]) -> Telling[list[Evaluated]]:
-        """Score policies on a split."""
-        yield from ()
-        return [self.together.score(split, trained=bool(policy)) for policy in policies]
+    def about(self) -> Mapping[str, Any]:
+        """The processes, how tokens were drawn, and TRL's options."""
+        return self._about
 
+    def plan_sets(self, run: Run, specs: Sequence[ArmSpec]) -> list[list[str]]:
+        """Names only: arms train one after the other."""
+        return plan_sets(run.base, specs, getattr(run.config, "arms_per_set", 0), free_memory(run.base))
 
-@dataclass
-class TrlRun(Run):
-    """Trains and scores with all processes; files are the main one's."""
+    def score_base(self, run: Run) -> None:
+        """Score the base."""
+        for event in score_base(run.scorer("base", self._evaluate)):
+            run.keeper.take(event)
 
-    together: Together = field(kw_only=True)
-    _trained: Trained | None = None
+    def run_sets(self, run: Run, sets: Mapping[int, Sequence[ArmSpec]], until: int) -> None:
+        """One arm after the other, each to its end."""
+        for number, specs in sets.items():
+            # TRL's own state is not kept: an arm that was not done begins anew.
+            run.folder.checkpoints(number, run.config.save_total_limit).drop()
+            for spec in specs:
+                self._train(run, number, spec)
 
-    def _scorer(self, place: Place) -> Scorer:
-        return TogetherScorer(self.base, self.task, self.data, self.config, place, [], together=self.together)
-
-    def _train_set(self, number: int, specs: Sequence[ArmSpec], until: int) -> None:
-        # TRL's own state is not kept: an arm that was not done begins anew.
-        self.folder.checkpoints(number, self.config.save_total_limit).drop()
-        for spec in specs:
-            self._train_one(number, spec)
-
-    def _train_one(self, number: int, spec: ArmSpec) -> None:
-        course = self.set_out(number, [spec], self.config.steps)
+    def _train(self, run: Run, number: int, spec: ArmSpec) -> None:
+        course = run.set_out(number, [spec], run.config.steps)
 
         def on_record(record: Record) -> None:
-            self.take(Stepped(record["step"], [(spec.name, record)]), course)
+            run.keeper.take(Stepped(record["step"], [(spec.name, record)]), course)
 
-        self._trained = trained = self.together.train(spec, on_record)
-        self.base = self.together.base
-        if trained.stopped and len(self.folder.manifest["arms"]) == 1:
+        trained = self._together.train(spec, on_record)
+        run.keeper.base = self._together.base
+        if trained.stopped and len(run.folder.manifest["arms"]) == 1:
             raise RunStopped(f"training stopped after {trained.updates} updates: {trained.stopped}")
-        arm = finished_arm(self.base, spec, trained, optimizer_settings(spec, self.config))
-        arm.check_moved(self.base)
-        for event in score_arms(self._scorer(number), [arm], trained.seconds):
-            self.take(event)
-        self.arrive(course)
+        arm = finished_arm(run.base, spec, trained, optimizer_settings(spec, run.config))
+        arm.check_moved(run.base)
+        self._about = self._of(run.config, trained)
+        for event in score_arms(run.scorer(number, self._evaluate), [arm], trained.seconds):
+            run.keeper.take(event)
+        run.arrive(course)
 
-    def about_engine(self) -> dict[str, Any]:
-        """Also the processes, how tokens were drawn, and TRL's options."""
-        assert self._trained is not None
-        return {
-            **super().about_engine(),
-            "processes": self.together.num_processes,
-            "rollouts": self._trained.rollouts,
-            "engine_options": json.loads(
-                json.dumps(check_options(self.config, self.together.num_processes), default=str)
-            ),
-        }
+    def _evaluate(self, split: Split, policies: Sequence[Policy]) -> list[Evaluated]:
+        """Score the base, or the arm that was trained last."""
+        return [self._together.score(split, trained=bool(policy)) for policy in policies]
+
+    def _of(self, config: TrainConfig, trained: Trained) -> dict[str, Any]:
+        processes = self._together.num_processes
+        options = json.loads(json.dumps(check_options(config, processes), default=str))
+        return {"processes": processes, "rollouts": trained.rollouts, "engine_options": options}
 
 
 def finished_arm(base: BaseModel, spec: ArmSpec, trained: Trained, settings: Any) -> Arm:

@@ -26,7 +26,7 @@ from trl.trainer.utils import create_model_from_path
 from onelayer.arms.arm import Bits, FrozenCheck
 from onelayer.arms.delta_files import DELTA, write_delta
 from onelayer.arms.spec import ArmSpec, spec_of
-from onelayer.engines.trl.processes import refuse_spec
+from onelayer.engines.trl.options import refuse_spec
 from onelayer.engines.trl.vllm_weights import send_only_trained
 from onelayer.errors import RunStopped, UserError
 from onelayer.models.base import BaseModel, wrap_model
