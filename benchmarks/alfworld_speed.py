@@ -22,7 +22,7 @@ import psutil
 
 from onelayer.tasks.environments.alfworld import DATA_FOLDER, Alfworld, Game, import_engine, read_games
 from onelayer.tasks.environments.alfworld_games import write_games
-from onelayer.tasks.environments.workers import WorkerPool
+from onelayer.tasks.environments.workers import EnvironmentWorkers
 
 EPISODE = 50
 
@@ -80,7 +80,7 @@ def cpu_seconds() -> float:
 
 def play_pool(games: tuple[Game, ...], workers: int, episodes: int) -> dict[str, float]:
     """Random walks of 50 steps, ``episodes`` of each game."""
-    with WorkerPool(partial(Alfworld, games, EPISODE), workers, timeout=300) as pool:
+    with EnvironmentWorkers(partial(Alfworld, games, EPISODE), workers, timeout=300) as pool:
         seeds = [number for number in range(len(games)) for _ in range(episodes)]
         start = time.perf_counter()
         running = {n: info["admissible_commands"] for n, (_, info) in enumerate(pool.reset(seeds))}

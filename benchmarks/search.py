@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from onelayer.commands import scan_phases as phases
 from onelayer.judging.contrasts import unit
 from onelayer.judging.contribution import Rules
-from onelayer.judging.measured import read_scan
+from onelayer.judging.measured import read_measured
 from onelayer.judging.recommend import tied_with
 
 Search = Callable[[int], tuple[int, float]]
@@ -33,7 +33,7 @@ class Scan:
     """The stored scan: selection scores of every layer and seed, on the way and at the end."""
 
     def __init__(self, folder: Path, seeds: int) -> None:
-        self.measured = read_scan(folder)
+        self.measured = read_measured(folder)
         self.layers = sorted(self.measured.layers)
         self.seeds = seeds
         self.curves: dict[tuple[int, int], dict[int, float]] = {}

@@ -25,10 +25,10 @@ from onelayer.config.configs import BenchmarkConfig, ScanConfig, TrainConfig
 from onelayer.config.sources import build, read_yaml
 from onelayer.errors import RunStopped, UserError
 from onelayer.evaluation.harness import parse_tasks
-from onelayer.judging.measured import read_scan
+from onelayer.judging.measured import read_measured
 from onelayer.judging.profile import Profile
 from onelayer.judging.score_csv import read_csv
-from onelayer.report.data import read_scan as read_for_report
+from onelayer.report.data import read_measured as read_for_report
 from onelayer.report.judge_csv import judge_csv, parse_categories
 from onelayer.report.judge_scan import judge_scan
 from onelayer.report.page import write_report
@@ -342,7 +342,7 @@ def test_damaged_folders(restored: Path, name: str, data: st.DataObject) -> None
         else:
             path.write_text(data.draw(mutated(text)), encoding="utf-8", errors="replace")
         fine(lambda: read_for_report(restored))
-        fine(lambda: read_scan(restored))
+        fine(lambda: read_measured(restored))
         fine(lambda: judge_scan(restored))
         fine(lambda: Profile.load(restored))
         fine(lambda: model_card(HEADER, Origin.of(restored / "arms/full/delta.safetensors"), command="c", merged=True))

@@ -421,7 +421,7 @@ def test_workers_that_die_while_they_load(monkeypatch: pytest.MonkeyPatch) -> No
     dead = ray.exceptions.RayError("The actor died because its node has died.")
 
     def bury(workers: ray_workers.Workers) -> None:
-        workers._bury(workers.seats[-1], dead)
+        workers._bury(workers.handles[-1], dead)
 
     workers = ray_workers.Workers(size, lambda: actor, lambda greeting: None)
     workers.start(1)
@@ -473,11 +473,11 @@ def test_a_worker_that_is_silent_is_named_once(
         workers.answers(0.0)
         assert [record.getMessage() for record in caplog.records] == ["waiting for 1 of 2 workers to start and load"]
         caplog.clear()
-        seat = workers.seats[0]
-        seat.ask("go_on")
+        handle = workers.handles[0]
+        handle.ask("go_on")
         ready, answers, clock[0] = 1, [ray_workers.Reply([])], 161.0
-        assert workers.answers(0.0) == [(seat, ray_workers.Reply([]))]
-        seat.ask("go_on")
+        assert workers.answers(0.0) == [(handle, ray_workers.Reply([]))]
+        handle.ask("go_on")
         ready, clock[0] = 0, 161.0 + 999.0
         workers.answers(0.0)
         assert not caplog.records

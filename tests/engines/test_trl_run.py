@@ -18,7 +18,7 @@ from onelayer.arms.spec import create_arm, spec_of
 from onelayer.config.configs import TrainConfig
 from onelayer.engines.trl.arm import ArmTrainer, train_arm
 from onelayer.engines.trl.options import update_sizes
-from onelayer.engines.trl.processes import in_order
+from onelayer.engines.trl.processes import in_problem_order
 from onelayer.errors import UserError
 from onelayer.models.base import BaseModel, load_base
 from onelayer.report.judge_scan import judge_scan
@@ -189,7 +189,7 @@ def test_shares_of_a_scoring_go_back_into_order(base: BaseModel) -> None:
     ]
     from onelayer.storage.scores import join_scores
 
-    again = in_order(join_scores(parts), test)
+    again = in_problem_order(join_scores(parts), test)
     assert again.problem.tolist() == whole.problem.tolist()
     assert again.sample.tolist() == whole.sample.tolist()
     assert again.reward.tolist() == whole.reward.tolist()

@@ -20,7 +20,13 @@ from onelayer.arms.delta_files import merge as merge_delta
 from onelayer.arms.delta_files import write_delta
 from onelayer.commands.cli import main
 from onelayer.errors import UserError
-from onelayer.evaluation.estimates import Estimate, category_averages, estimate_benchmark, mean_over_problems, pass_at_k
+from onelayer.evaluation.estimates import (
+    MeanEstimate,
+    category_averages,
+    estimate_benchmark,
+    mean_over_problems,
+    pass_at_k,
+)
 from onelayer.evaluation.harness import HarnessTask, parse_tasks, read_samples
 from onelayer.judging.contribution import analyse
 from onelayer.judging.measured import pair_arms
@@ -70,13 +76,13 @@ def test_estimates_by_hand() -> None:
     found = estimate_benchmark(scores_of([[1, 0], [0, 0], [1, 1]], cut))
     assert (found.problems, found.num_samples) == (3, 2)
     # Means .5, 0, 1: standard deviation .5 over three problems.
-    assert found.avg_at_k == Estimate(0.5, pytest.approx(0.5 / math.sqrt(3)))
+    assert found.avg_at_k == MeanEstimate(0.5, pytest.approx(0.5 / math.sqrt(3)))
     assert found.pass_at[1] == found.avg_at_k
-    assert found.pass_at[2] == Estimate(pytest.approx(2 / 3), pytest.approx(math.sqrt(1 / 3) / math.sqrt(3)))
-    assert found.truncation_rate == Estimate(pytest.approx(0.5), pytest.approx(0.5 / math.sqrt(3)))
+    assert found.pass_at[2] == MeanEstimate(pytest.approx(2 / 3), pytest.approx(math.sqrt(1 / 3) / math.sqrt(3)))
+    assert found.truncation_rate == MeanEstimate(pytest.approx(0.5), pytest.approx(0.5 / math.sqrt(3)))
     assert found.mean_length.value == 2.0
     assert list(estimate_benchmark(scores_of([[1.0] * 12] * 2)).pass_at) == [1, 2, 4, 8, 12]
-    assert mean_over_problems([0.25]) == Estimate(0.25, None)
+    assert mean_over_problems([0.25]) == MeanEstimate(0.25, None)
     with pytest.raises(ValueError, match="how many completions"):
         estimate_benchmark(scores_of([[1, 0], [1]]))
 

@@ -10,7 +10,7 @@ import pytest
 
 from onelayer.errors import UserError
 from onelayer.judging.contribution import analyse
-from onelayer.judging.measured import pair_arms, read_scan
+from onelayer.judging.measured import pair_arms, read_measured
 from onelayer.judging.score_csv import read_csv
 from onelayer.storage.scores import ArmScores, read_scores, write_scores
 
@@ -128,7 +128,7 @@ def test_scan_folder(tmp_path):
     write_arm(tmp_path, "only-b2", arm([[1], [1], [1]]), kind="strategy", layer=None)
     (tmp_path / "arms" / "layer-05").mkdir()
     write_scores(tmp_path / "arms" / "layer-05" / "scores.parquet", arm([[1], [0], [0]]))
-    measured = read_scan(tmp_path)
+    measured = read_measured(tmp_path)
     assert (measured.layers, measured.others) == ({4: "layer-04"}, ("only-b2",))
     assert measured.seeds == {"base": 1, "full": 1, "layer-04": 2, "only-b2": 1}
     assert measured.truncation_rate["layer-04"] == 0.5
@@ -139,13 +139,13 @@ def test_scan_folder(tmp_path):
 
 def test_scan_folder_that_is_none(tmp_path):
     with pytest.raises(UserError, match="no folder 'arms'"):
-        read_scan(tmp_path)
+        read_measured(tmp_path)
     write_arm(tmp_path, "base", arm([[0], [0]]), kind="base")
     with pytest.raises(UserError, match="no finished arm 'full'"):
-        read_scan(tmp_path)
+        read_measured(tmp_path)
     write(tmp_path / "arms" / "base" / "arm.json", "{")
     with pytest.raises(UserError, match=r"arm\.json is not valid JSON"):
-        read_scan(tmp_path)
+        read_measured(tmp_path)
 
 
 def test_wide_csv(tmp_path):

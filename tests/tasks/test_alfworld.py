@@ -17,7 +17,7 @@ from onelayer.tasks.environments.alfworld import (
     import_engine,
     read_games,
 )
-from onelayer.tasks.environments.workers import WorkerPool
+from onelayer.tasks.environments.workers import EnvironmentWorkers
 
 try:
     from onelayer.tasks.environments.alfworld_games import write_games
@@ -177,7 +177,7 @@ def test_a_game_that_cannot_be_translated_costs_its_episode(games: Path, tmp_pat
     bad = read_games("train", copy).games[0].path
     game = json.loads(bad.read_text())
     bad.write_text(json.dumps(game | {"pddl_problem": game["pddl_problem"].replace("agent1 - agent", "")}))
-    with WorkerPool(_Open(copy), num_workers=1) as pool:
+    with EnvironmentWorkers(_Open(copy), num_workers=1) as pool:
         starts = pool.reset([0, 1])
         assert "error" in starts[0][1]
         assert pool.step({1: "look"})[1][4]["valid"]

@@ -14,9 +14,9 @@ import pytest
 from onelayer.errors import RunStopped
 from onelayer.tasks.environments.base import Info, StepResult
 from onelayer.tasks.environments.household import Household
-from onelayer.tasks.environments.workers import WorkerPool
+from onelayer.tasks.environments.workers import EnvironmentWorkers
+from onelayer.tasks.graders.pool import EnvironmentWorkers as GradingPool
 from onelayer.tasks.graders.pool import WorkerLost
-from onelayer.tasks.graders.pool import WorkerPool as GradingPool
 
 
 class Fragile:
@@ -55,14 +55,14 @@ class Fragile:
 
 
 @pytest.fixture
-def pool() -> Iterator[WorkerPool]:
-    with WorkerPool(Fragile, num_workers=1, timeout=20) as one:
+def pool() -> Iterator[EnvironmentWorkers]:
+    with EnvironmentWorkers(Fragile, num_workers=1, timeout=20) as one:
         yield one
 
 
 def test_episodes_are_those_of_this_process() -> None:
     seeds = [3, 3, 8, 21]
-    with WorkerPool(partial(Household, "train"), num_workers=2) as pool:
+    with EnvironmentWorkers(partial(Household, "train"), num_workers=2) as pool:
         for _ in range(2):  # The second round uses the same environments again.
             assert pool.reset(seeds) == [Household().reset(seed) for seed in seeds]
             local = {number: Household() for number in range(4)}
@@ -85,7 +85,7 @@ def test_episodes_are_those_of_this_process() -> None:
         ("nonsense", "TypeError"),
     ],
 )
-def test_a_fault_costs_its_own_episode_only(pool: WorkerPool, fault: str, reason: str) -> None:
+def test_a_fault_costs_its_own_episode_only(pool: EnvironmentWorkers, fault: str, reason: str) -> None:
     pool.reset([1, 2, 3])
     pool.step({0: "go", 1: "go", 2: "go"})
     results = pool.step({0: "go", 1: fault, 2: "go"})
@@ -100,7 +100,7 @@ def test_a_fault_costs_its_own_episode_only(pool: WorkerPool, fault: str, reason
         pool.step({1: "go"})
 
 
-def test_a_process_that_hangs_is_replaced(pool: WorkerPool) -> None:
+def test_a_process_that_hangs_is_replaced(pool: EnvironmentWorkers) -> None:
     pool.reset([1, 2, 3])
     pool.timeout = 3
     results = pool.step({0: "hang", 1: "go"})
@@ -110,7 +110,7 @@ def test_a_process_that_hangs_is_replaced(pool: WorkerPool) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_process_that_something_else_ends_or_stops_costs_nothing(pool: WorkerPool, number: int) -> None:
+def test_a_process_that_something_else_ends_or_stops_costs_nothing(pool: EnvironmentWorkers, number: int) -> None:
     pool.reset([1, 2, 3])
     assert pool.step({0: "go", 1: "go"})[1][0] == "game 2 step 1"
     pool.timeout = 3
@@ -140,13 +140,13 @@ def test_what_a_grading_process_was_lost_over_is_tried_once_more() -> None:
     pool.close()
 
 
-def test_an_episode_that_cannot_start_says_so(pool: WorkerPool) -> None:
+def test_an_episode_that_cannot_start_says_so(pool: EnvironmentWorkers) -> None:
     starts = pool.reset([13, 4])
     assert starts[0][1]["error"] == "ValueError: no game 13"
     assert starts[1][0] == "game 4 step 0"
 
 
-def test_episodes_end_by_themselves(pool: WorkerPool) -> None:
+def test_episodes_end_by_themselves(pool: EnvironmentWorkers) -> None:
     pool.reset([1])
     results = [pool.step({0: "go"})[0] for _ in range(9)]
     assert [result[3] for result in results] == [False] * 8 + [True]
@@ -166,7 +166,7 @@ class _NeverStarts:
 
 def test_processes_that_never_start_stop_the_run() -> None:
     with (
-        WorkerPool(_NeverStarts(), num_workers=1) as pool,  # type: ignore[arg-type]
+        EnvironmentWorkers(_NeverStarts(), num_workers=1) as pool,  # type: ignore[arg-type]
         pytest.raises(RunStopped, match=r"6 processes .* \(its process ended with code 3\).*__main__"),
     ):
         pool.reset(range(50))

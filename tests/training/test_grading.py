@@ -13,7 +13,7 @@ import pytest
 import onelayer.tasks
 from onelayer.commands.cli import main
 from onelayer.errors import RunStopped, UserError
-from onelayer.judging.measured import read_scan
+from onelayer.judging.measured import read_measured
 from onelayer.storage.scores import ArmScores, join_scores, read_scores, write_scores
 from onelayer.tasks.base import Problem
 from onelayer.tasks.graders.grade import FAILURES, REASONS, UNGRADED, Grade, Reason, failure_sentence, grade_of
@@ -161,7 +161,7 @@ def test_a_scan_counts_failures_in_training_and_in_its_scores(
         assert {stored.reason[i] for i in np.flatnonzero(stored.reward)} <= {"correct"}  # type: ignore[index]
         assert f"{arm}, test problems: the grader came to no verdict on" in said
         together.update(stored.reasons)
-    (note,) = read_scan(Path("run")).notes
+    (note,) = read_measured(Path("run")).notes
     assert f"of 96 completions: {together['timeout']} timeout" in note
     assert json.loads(Path("run/profile.json").read_text())["notes"] == [note]
     assert note in Path("run/report.html").read_text()

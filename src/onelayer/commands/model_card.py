@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from onelayer.config.sources import read_yaml
-from onelayer.evaluation.estimates import Estimate, mean_over_problems
+from onelayer.evaluation.estimates import MeanEstimate, mean_over_problems
 from onelayer.judging.profile import ArmProfile, Profile
 from onelayer.models.base import BUNDLED_PREFIX
 from onelayer.storage.records import read_record
@@ -136,7 +136,7 @@ def _scores(origin: Origin) -> list[str]:
     return ["## Scores", _table(("benchmark", "problems", "score", "base", "difference"), rows), note]
 
 
-def _interval(estimate: Estimate, sign: str = "") -> str:
+def _interval(estimate: MeanEstimate, sign: str = "") -> str:
     if estimate.standard_error is None:
         return f"{estimate.value:{sign}.3f}"
     half = NORMAL_95 * estimate.standard_error

@@ -13,7 +13,7 @@ from onelayer.config.configs import ScanConfig
 from onelayer.config.sources import build, read_yaml
 from onelayer.errors import UserError
 from onelayer.judging.contribution import Additivity, additivity
-from onelayer.judging.measured import read_scan
+from onelayer.judging.measured import read_measured
 from onelayer.judging.profile import Profile
 from onelayer.judging.vote import Answer, Answers, Vote, judge_vote
 from onelayer.models.base import BaseModel
@@ -118,7 +118,7 @@ def stitch(scan: FinishedScan, plan: str) -> tuple[str, Additivity]:
         "score": test.score,
     }
     scan.folder.write_arm(name, record, scan.base)
-    measured = read_scan(scan.folder.path)
+    measured = read_measured(scan.folder.path)
     return name, additivity(measured.scores, name, arms)
 
 

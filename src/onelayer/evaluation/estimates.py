@@ -14,7 +14,7 @@ from onelayer.storage.scores import ArmScores
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanEstimate:
     """A mean over problems and its standard error; None where one problem leaves it unknown."""
 
     value: float
@@ -28,18 +28,18 @@ class BenchmarkEstimates:
     problems: int
     num_samples: int
     """Completions of each problem: the k of avg@k."""
-    avg_at_k: Estimate
-    pass_at: dict[int, Estimate]
+    avg_at_k: MeanEstimate
+    pass_at: dict[int, MeanEstimate]
     """k -> pass@k, for k = 1, 2, 4, ... and ``num_samples``."""
-    truncation_rate: Estimate
-    mean_length: Estimate
+    truncation_rate: MeanEstimate
+    mean_length: MeanEstimate
 
 
-def mean_over_problems(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
+def mean_over_problems(values: Sequence[float] | NDArray[np.float64]) -> MeanEstimate:
     """The mean of (problems,) values and its standard error."""
     count = len(values)
     error = float(np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else None
-    return Estimate(float(np.mean(values)), error)
+    return MeanEstimate(float(np.mean(values)), error)
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:

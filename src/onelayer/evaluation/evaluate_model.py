@@ -20,7 +20,7 @@ from onelayer.arms.delta_files import as_weights, delta_file, read_delta_for, re
 from onelayer.config.configs import BenchmarkConfig
 from onelayer.config.sampling import EvalConfig
 from onelayer.errors import UserError
-from onelayer.evaluation.estimates import Estimate, estimate_benchmark
+from onelayer.evaluation.estimates import MeanEstimate, estimate_benchmark
 from onelayer.evaluation.harness import HarnessScores, HarnessTask, parse_tasks, run_harness
 from onelayer.evaluation.results import Results, Scored
 from onelayer.models.base import BaseModel
@@ -262,6 +262,6 @@ def _table(title: str, scored: Sequence[Scored]) -> Table:
     return table
 
 
-def _with_error(estimate: Estimate) -> str:
+def _with_error(estimate: MeanEstimate) -> str:
     error = "" if estimate.standard_error is None else f" ± {100 * estimate.standard_error:.1f}"
     return f"{100 * estimate.value:.1f}{error}"

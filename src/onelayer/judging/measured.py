@@ -69,7 +69,7 @@ def pair_arms(
     return PairedScores(rows, benchmarks, benchmark_weights(benchmarks, categories), problems)
 
 
-def read_scan(folder: Path, categories: Mapping[str, str] | None = None) -> MeasuredScores:
+def read_measured(folder: Path, categories: Mapping[str, str] | None = None) -> MeasuredScores:
     """Read the scores of all finished arms of a scan folder (``arms/<name>/arm.json`` and ``scores.parquet``).
 
     ``arm.json`` is written last, so an arm without it is not finished and left out. Arms that differ only by a

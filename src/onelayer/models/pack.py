@@ -37,7 +37,7 @@ class Span(NamedTuple):
     """Policy whose tensors they see; None for the base's."""
 
 
-class Cut(NamedTuple):
+class RowCut(NamedTuple):
     """How a module's rows are cut."""
 
     spans: list[Span]
@@ -60,7 +60,7 @@ def spans_of(sizes: Sequence[int], owners: Collection[int]) -> list[Span]:
     return spans
 
 
-def cut_of(spans: Sequence[Span], short: int) -> Cut:
+def row_cut(spans: Sequence[Span], short: int) -> RowCut:
     """Let the base's spans run through blocks of at most ``short`` rows that lie between them.
 
     One product fewer and a little computed in vain: faster for short blocks, slower for long ones.
@@ -76,7 +76,7 @@ def cut_of(spans: Sequence[Span], short: int) -> Cut:
             merged[-1] = merged[-1]._replace(stop=span.stop)
         else:
             merged.append(span)
-    return Cut(merged, overwritten)
+    return RowCut(merged, overwritten)
 
 
 class Packed:
@@ -89,13 +89,13 @@ class Packed:
         """Say how many rows each policy has from now on, of ``total``; rows after the last block see the base."""
         self.sizes = [*sizes, total - sum(sizes)]
         self.total = total
-        self._cuts: dict[tuple[frozenset[int], int], Cut] = {}
+        self._cuts: dict[tuple[frozenset[int], int], RowCut] = {}
         self._places: dict[frozenset[int], Tensor] = {}
 
-    def cut(self, owners: frozenset[int], vectors: int) -> Cut:
+    def cut(self, owners: frozenset[int], vectors: int) -> RowCut:
         """How a module with these owners cuts its rows, of ``vectors`` vectors each."""
         if (owners, vectors) not in self._cuts:
-            self._cuts[owners, vectors] = cut_of(spans_of(self.sizes, owners), SHORT_BLOCK // vectors)
+            self._cuts[owners, vectors] = row_cut(spans_of(self.sizes, owners), SHORT_BLOCK // vectors)
         return self._cuts[owners, vectors]
 
     def places(self, owners: frozenset[int], device: torch.device) -> Tensor:

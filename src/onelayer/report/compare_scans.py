@@ -5,7 +5,7 @@ from pathlib import Path
 
 from onelayer.errors import UserError
 from onelayer.judging.compare import Comparison, Curve, compare
-from onelayer.judging.measured import read_scan
+from onelayer.judging.measured import read_measured
 from onelayer.judging.profile import Profile
 from onelayer.report.page import ReportFiles, write_report
 
@@ -22,7 +22,7 @@ def compare_profiles(
         raise UserError("a comparison takes at least two folders, each with a profile.json")
     curves = []
     for name, folder in zip(_names(folders), folders, strict=True):
-        measured = read_scan(folder) if (folder / "arms").is_dir() else None
+        measured = read_measured(folder) if (folder / "arms").is_dir() else None
         curves.append(Curve.from_profile(name, Profile.load(folder), measured))
     comparison = compare(curves, across_tasks=across_tasks, seed=seed)
     return comparison, write_report(folders, output, comparison)

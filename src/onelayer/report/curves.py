@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onelayer.report import wording
-from onelayer.report.data import Arm
+from onelayer.report.data import ArmView
 from onelayer.report.figures import Picture, new_figure, shown
 from onelayer.storage.arm_names import FULL
 
@@ -38,12 +38,12 @@ def trailing_mean(values: Sequence[float], window: int) -> list[float]:
     return [sum(part) / len(part) for part in slices]
 
 
-def _name(arm: Arm) -> str:
+def _name(arm: ArmView) -> str:
     """What the legend says: the bare number for a layer."""
     return arm.plan if arm.layer is None else str(arm.layer)
 
 
-def curves(arms: Sequence[Arm], num_layers: int, settings: Mapping[str, Any]) -> list[Picture]:
+def curves(arms: Sequence[ArmView], num_layers: int, settings: Mapping[str, Any]) -> list[Picture]:
     """A figure for each logged metric, a line for every arm: full in the page's text colour, layers by depth."""
     pictures: list[Picture] = []
     arms = sorted(arms, key=lambda arm: (arm.plan != FULL, arm.layer is None, arm.layer or 0, arm.name))

@@ -116,7 +116,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmView:
     """One training run: its name, its arm.json (empty until it is done) and its rows of metrics.jsonl."""
 
     name: str
@@ -149,7 +149,7 @@ class Scan:
     view: View | None
     settings: Mapping[str, Any]
     manifest: Mapping[str, Any]
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmView, ...]
 
     @property
     def name(self) -> str:
@@ -177,14 +177,14 @@ def layer_change(scan: Scan) -> dict[int, float]:
     return norm_by_layer(records[0].get("change_norms") or {}) if records else {}
 
 
-def read_arm(folder: Path) -> Arm:
+def read_arm(folder: Path) -> ArmView:
     """Read what an arm has logged so far. The last line may be half-written while it trains and is then left out."""
     name = parse(folder.name)
     record = read_record(folder / "arm.json") if (folder / "arm.json").exists() else {}
     rows = read_lines(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
     for row, where in rows:
         check_metrics(row, where)
-    return Arm(
+    return ArmView(
         name=folder.name,
         layer=name.layer,
         seed=name.seed,

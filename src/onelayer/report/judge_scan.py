@@ -14,7 +14,7 @@ from onelayer.config.sources import read_yaml
 from onelayer.errors import UserError
 from onelayer.judging.compare import FEWEST, correlate
 from onelayer.judging.contribution import Contribution, additivity, analyse
-from onelayer.judging.measured import UNJUDGED, read_scan
+from onelayer.judging.measured import UNJUDGED, read_measured
 from onelayer.judging.profile import Profile, build_profile, ranking_of_profile
 from onelayer.judging.recommend import Candidate, recommend
 from onelayer.report.page import ReportFiles, write_report
@@ -33,7 +33,7 @@ def judge_scan(folder: Path) -> tuple[Profile, ReportFiles]:
     """
     manifest = read_manifest(folder)
     config = read_yaml(folder / "config.yaml")
-    measured = read_scan(folder, manifest.get("categories"))
+    measured = read_measured(folder, manifest.get("categories"))
     records = _read_records(folder)
     engines = _engines(folder, records, mixed=bool(config.get("mix_engines")))
     if len(_kinds(engines)) > 1:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onelayer.report import wording
-from onelayer.report.data import Arm, Entry, Scan, View
+from onelayer.report.data import ArmView, Entry, Scan, View
 from onelayer.report.verdicts import LOOKS
 
 GUARD = "guard/"
@@ -108,7 +108,7 @@ COLUMN_NOTES = {
 def ranking(view: View) -> Table:
     """The layers, best first, below the base and full training."""
     columns = [
-        Column("Arm", lambda row: row.name, text=True),
+        Column("ArmView", lambda row: row.name, text=True),
         *_columns(view),
     ]
     return _table("Ranking", view, columns, view.ranked, (view.base, view.full))
@@ -128,7 +128,9 @@ def scored_so_far(scan: Scan) -> Table | None:
     """The scores of the arms that are done, before there is a profile; None where there are none."""
     rows = [(arm.name, wording.number(arm.record["score"], 3)) for arm in scan.arms if "score" in arm.record]
     return (
-        plain_table("Scored so far", ("Arm",), ("Score",), rows, "Mean scores on the test problems.") if rows else None
+        plain_table("Scored so far", ("ArmView",), ("Score",), rows, "Mean scores on the test problems.")
+        if rows
+        else None
     )
 
 
@@ -141,10 +143,12 @@ def guards(scan: Scan) -> Table | None:
             if steps := sum(count > 0 for count in in_row):
                 rows.append((arm.name, key.removeprefix(GUARD).replace("_", " "), str(steps), str(max(in_row))))
     caption = "Steps that crossed a guard's threshold, in all and at most in a row; the settings have the thresholds."
-    return plain_table("What the guards saw", ("Arm", "Guard"), ("Steps", "In a row"), rows, caption) if rows else None
+    return (
+        plain_table("What the guards saw", ("ArmView", "Guard"), ("Steps", "In a row"), rows, caption) if rows else None
+    )
 
 
-def guard_keys(arm: Arm) -> list[str]:
+def guard_keys(arm: ArmView) -> list[str]:
     """The guards in an arm's metrics, in the order of their first appearance."""
     return list(dict.fromkeys(key for row in arm.metrics for key in row if key.startswith(GUARD)))
 

@@ -43,7 +43,7 @@ class Job:
 
 
 @dataclass
-class Bench:
+class SetContext:
     """What all sets of a run are trained and scored with."""
 
     training: Training
@@ -72,9 +72,9 @@ class Bench:
 class SetAtWork:
     """The arms of a job, from their last state on. First :meth:`train` to the end, then :meth:`score`."""
 
-    def __init__(self, bench: Bench, job: Job) -> None:
-        self._bench, self._job, self._config = bench, job, bench.training.config
-        self._arms = [create_arm(bench.training.base, spec, self._config) for spec in job.specs]
+    def __init__(self, context: SetContext, job: Job) -> None:
+        self._context, self._job, self._config = context, job, context.training.config
+        self._arms = [create_arm(context.training.base, spec, self._config) for spec in job.specs]
         for arm in self._arms:
             if job.states:
                 state = job.states[arm.name]
@@ -90,22 +90,22 @@ class SetAtWork:
             Paused: ``stop_at`` was reached; the state was told.
             RunStopped: training cannot go on.
         """
-        job, config, bench = self._job, self._config, self._bench
+        job, config, context = self._job, self._config, self._context
         began = time.perf_counter() - job.seconds
         stops = [step for step in cut_steps(job.cuts, job.number) if job.start < step < job.until]
         for first, stop in itertools.pairwise([job.start, *stops, job.until]):
-            training = bench.training.with_config(with_cuts(job.cuts, job.number, config, first))
+            training = context.training.with_config(with_cuts(job.cuts, job.number, config, first))
             for step, results in run_steps(training, self._arms, start=first, stop=stop):
                 records = [(arm.name, record) for arm, record in results]
                 yield Stepped(step, records)
-                yield from bench.failures(step, records)
+                yield from context.failures(step, records)
                 done = step + 1
                 pause = done == config.stop_at and done < config.steps
                 kept = done % config.save_steps == 0 or done == job.until or pause
                 if kept:
                     yield self._reached(done, time.perf_counter() - began)
                 yield Between()
-                if asked := bench.asked():
+                if asked := context.asked():
                     if not kept:
                         yield self._reached(done, time.perf_counter() - began)
                     raise Interrupted(f"stopped by {asked} after step {done}, whose state is saved")
@@ -117,11 +117,11 @@ class SetAtWork:
     def score(self) -> Iterator[Event]:
         """Score the arms, if they are at the last step of the run."""
         if self._job.until == self._config.steps:
-            training, job = self._bench.training, self._job
+            training, job = self._context.training, self._job
             scorer = Scorer(
                 training.base,
                 training.task,
-                self._bench.data,
+                self._context.data,
                 self._config,
                 job.number,
                 [dict(cut) for cut in job.cuts],
@@ -133,7 +133,7 @@ class SetAtWork:
         return Reached(next_step, seconds, [ArmState(arm.name, arm.state(), arm.counters()) for arm in self._arms])
 
     def _check(self, arms: Sequence[Arm]) -> None:
-        training = self._bench.training
+        training = self._context.training
         training.frozen()
         for arm in arms:
             arm.check_moved(training.base)

@@ -47,7 +47,7 @@ class Between:
 
 
 @dataclass(frozen=True)
-class Cut:
+class FewerRows:
     """From a step of a set on (or for scoring the base) a batch has fewer rows, because memory ran out."""
 
     place: Place
@@ -84,4 +84,4 @@ class Finished:
     """Rows of ``trajectories.jsonl``, where the task is played in turns."""
 
 
-Event = Stepped | Reached | Between | Cut | Said | Noted | Finished
+Event = Stepped | Reached | Between | FewerRows | Said | Noted | Finished

@@ -16,7 +16,7 @@ from onelayer.errors import GuardTripped, RunStopped, UserError
 from onelayer.models.base import BaseModel
 from onelayer.runs.arm_set import Job
 from onelayer.runs.checkpoints import Checkpoints
-from onelayer.runs.events import Between, Cut, Event, Finished, Noted, Reached, Said, Stepped
+from onelayer.runs.events import Between, Event, FewerRows, Finished, Noted, Reached, Said, Stepped
 from onelayer.runs.inputs import command_line
 from onelayer.runs.progress import RunProgress
 from onelayer.runs.run_folder import RunFolder
@@ -33,7 +33,7 @@ PAGE_SECONDS = 20.0
 
 
 @dataclass
-class Course:
+class SetUnderWay:
     """A set of arms under way, as far as its keeper knows."""
 
     job: Job
@@ -63,17 +63,17 @@ class Keeper:
     """Mean test score of the base and of every arm that is done."""
     _next_page: float = 0.0
 
-    def take(self, event: Event, course: Course | None = None) -> None:
+    def take(self, event: Event, under_way: SetUnderWay | None = None) -> None:
         """Write and show one event of a set, or of the scoring of the base."""
         match event:
             case Stepped():
-                assert course is not None
-                self._record(event, course)
+                assert under_way is not None
+                self._record(event, under_way)
             case Reached():
-                assert course is not None
-                course.checkpoints.save(event.arms, event.next_step, event.seconds)
-                course.saved = event.next_step
-            case Cut():
+                assert under_way is not None
+                under_way.checkpoints.save(event.arms, event.next_step, event.seconds)
+                under_way.saved = event.next_step
+            case FewerRows():
                 self.pin(event)
             case Said():
                 text = escape(event.text)
@@ -87,22 +87,22 @@ class Keeper:
             case _:
                 assert_never(event)
 
-    def pin(self, cut: Cut) -> None:
+    def pin(self, cut: FewerRows) -> None:
         """Pin in the manifest that a batch has fewer rows, and say so."""
         self.folder.pin_cut(cut.place, cut.step, cut.rows)
         shown = ", ".join(f"{option} is {rows}" for option, rows in cut.rows.items())
         which = "scoring" if cut.step >= self.config.steps or cut.place == "base" else f"step {cut.step}"
         self.progress.say(f"[yellow]out of memory in {which}: from here on {shown}, pinned in the manifest[/]")
 
-    def note_end(self, course: Course, error: GuardTripped | UserError) -> None:
+    def note_end(self, under_way: SetUnderWay, error: GuardTripped | UserError) -> None:
         """Give what ends the run a last row in the arms' metrics, for the report; a continued run cuts it off again."""
         guard = error.guard if isinstance(error, GuardTripped) else "reward"
-        for name in course.job.names:
-            if name not in course.stopped:
-                row = {"step": course.step, f"guard/{guard}": 1, "stopped": str(error)}
+        for name in under_way.job.names:
+            if name not in under_way.stopped:
+                row = {"step": under_way.step, f"guard/{guard}": 1, "stopped": str(error)}
                 self.folder.write_record(name, row)
 
-    def _record(self, event: Stepped, course: Course) -> None:
+    def _record(self, event: Stepped, under_way: SetUnderWay) -> None:
         """Write and show the metrics of a step."""
         for name, record in event.records:
             self.folder.write_record(name, record)
@@ -111,8 +111,8 @@ class Keeper:
             for sentence in sentences(record):
                 self.progress.say(f"[yellow]{escape(sentence)}[/]")
             if record.get("stopped"):
-                course.stopped.add(name)
-        course.step = event.step + 1
+                under_way.stopped.add(name)
+        under_way.step = event.step + 1
         self.progress.step(event.step, event.records)
         self._refresh_page()
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from onelayer.arms.spec import ArmSpec
 from onelayer.errors import GuardTripped, UserError
-from onelayer.runs.arm_set import Bench, SetAtWork
+from onelayer.runs.arm_set import SetAtWork, SetContext
 from onelayer.runs.interrupt import interrupts
-from onelayer.runs.keeper import Course
+from onelayer.runs.keeper import SetUnderWay
 from onelayer.runs.run import Run
 from onelayer.runs.scoring import score_base
 from onelayer.runs.sets import free_memory, plan_sets
@@ -22,7 +22,7 @@ class LocalRunner:
     """Runs sets here; see `onelayer.runs.run.Runner`."""
 
     def __init__(self, training: Training, data: Mapping[Split, EncodedSplit]) -> None:
-        self._bench = Bench(training, data, lambda: interrupts.asked)
+        self._context = SetContext(training, data, lambda: interrupts.asked)
 
     def about(self) -> Mapping[str, Any]:
         """Nothing besides the engine's name."""
@@ -41,29 +41,29 @@ class LocalRunner:
         """One set after the other; a batch that is too large for memory is halved, and its step done again."""
         for number, specs in sets.items():
             while True:
-                course = run.set_out(number, specs, until)
+                under_way = run.set_out(number, specs, until)
                 try:
-                    self._work(run, course)
+                    self._work(run, under_way)
                     break
                 except OutOfMemory as error:
                     option = error.option
                 # Half an update may be done: what repeats the step begins at the last state that is known to be whole.
-                run.halve(course, option)
-            run.arrive(course)
+                run.halve(under_way, option)
+            run.arrive(under_way)
 
-    def _work(self, run: Run, course: Course) -> None:
-        at_work = SetAtWork(self._bench, course.job)
-        with interrupts.finishing_steps(run.config.grace_seconds, run.progress.say), _noting(run, course):
+    def _work(self, run: Run, under_way: SetUnderWay) -> None:
+        at_work = SetAtWork(self._context, under_way.job)
+        with interrupts.finishing_steps(run.config.grace_seconds, run.progress.say), _noting(run, under_way):
             for event in at_work.train():
-                run.keeper.take(event, course)
+                run.keeper.take(event, under_way)
         for event in at_work.score():
-            run.keeper.take(event, course)
+            run.keeper.take(event, under_way)
 
 
 @contextmanager
-def _noting(run: Run, course: Course) -> Iterator[None]:
+def _noting(run: Run, under_way: SetUnderWay) -> Iterator[None]:
     try:
         yield
     except (GuardTripped, UserError) as error:
-        run.keeper.note_end(course, error)
+        run.keeper.note_end(under_way, error)
         raise

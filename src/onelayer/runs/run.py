@@ -16,8 +16,8 @@ from onelayer.arms.spec import ArmSpec
 from onelayer.config.configs import TrainConfig
 from onelayer.models.base import BaseModel
 from onelayer.runs.arm_set import Job
-from onelayer.runs.events import Cut
-from onelayer.runs.keeper import Course, Keeper
+from onelayer.runs.events import FewerRows
+from onelayer.runs.keeper import Keeper, SetUnderWay
 from onelayer.runs.progress import RunProgress
 from onelayer.runs.run_folder import RunFolder
 from onelayer.runs.scoring import Evaluate, Scorer
@@ -160,7 +160,7 @@ class Run:
         cuts = list(self.folder.manifest["cuts"])
         return Scorer(self.base, self.task, self.data, self.config, place, cuts, evaluate)
 
-    def set_out(self, number: int, specs: Sequence[ArmSpec], until: int) -> Course:
+    def set_out(self, number: int, specs: Sequence[ArmSpec], until: int) -> SetUnderWay:
         """Begin, or go on, with a set at the newest state that is kept of it."""
         checkpoints = self.folder.checkpoints(number, self.config.save_total_limit)
         state = checkpoints.load([spec.name for spec in specs])
@@ -169,16 +169,16 @@ class Run:
         cuts = list(self.folder.manifest["cuts"])
         job = Job(number, specs, until, cuts, state.next_step, state.seconds, state.arms)
         self.progress.start_set(job.names, job.start)
-        return Course(job, checkpoints, job.start, job.start)
+        return SetUnderWay(job, checkpoints, job.start, job.start)
 
-    def arrive(self, course: Course) -> None:
+    def arrive(self, under_way: SetUnderWay) -> None:
         """The set has done its job; at the end of the run nothing is kept but the results."""
-        if course.job.until == self.config.steps:
-            course.checkpoints.drop()
-        self.progress.end_set(course.job.names)
+        if under_way.job.until == self.config.steps:
+            under_way.checkpoints.drop()
+        self.progress.end_set(under_way.job.names)
 
-    def halve(self, course: Course, option: Option) -> None:
+    def halve(self, under_way: SetUnderWay, option: Option) -> None:
         """Give up what a set has done since its last state; from the step that failed on it gets half of the rows."""
-        self.progress.end_set(course.job.names)
-        number, step = course.job.number, course.step
-        self.keeper.pin(Cut(number, step, halved(option, self.folder.cuts(number, self.config, step))))
+        self.progress.end_set(under_way.job.names)
+        number, step = under_way.job.number, under_way.step
+        self.keeper.pin(FewerRows(number, step, halved(option, self.folder.cuts(number, self.config, step))))

@@ -9,7 +9,7 @@ from torch import Tensor
 from onelayer.arms.arm import Arm
 from onelayer.config.configs import TrainConfig
 from onelayer.models.base import BaseModel
-from onelayer.runs.events import Cut, Event, Finished, Noted, Said
+from onelayer.runs.events import Event, FewerRows, Finished, Noted, Said
 from onelayer.runs.trajectories import trajectory_rows
 from onelayer.storage.arm_names import BASE
 from onelayer.storage.scores import ArmScores
@@ -93,7 +93,7 @@ class Scorer:
                 result: T = end.value
                 return result
             self.cuts.append({"set": self.place, "step": step, **rows})
-            yield Cut(self.place, step, rows)
+            yield FewerRows(self.place, step, rows)
 
 
 def score_base(scorer: Scorer) -> Iterator[Event]:

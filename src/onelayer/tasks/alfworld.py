@@ -9,7 +9,7 @@ from onelayer.config.task import TaskConfig
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Problem, Split
 from onelayer.tasks.environments.alfworld import Alfworld, Games, data_folder, import_engine, read_games
-from onelayer.tasks.environments.workers import WorkerPool
+from onelayer.tasks.environments.workers import EnvironmentWorkers
 
 MAX_STEPS = 50
 SPLITS: tuple[Split, ...] = ("test", "selection", "train")
@@ -37,7 +37,7 @@ def alfworld_task(config: TaskConfig) -> AgenticTask:
     return AgenticTask(
         name="alfworld",
         starts=starts,
-        pool=WorkerPool(partial(Alfworld, games, max_steps), config.env_workers, config.env_timeout),
+        pool=EnvironmentWorkers(partial(Alfworld, games, max_steps), config.env_workers, config.env_timeout),
         style="chat",
         history_length=config.history_length,
         max_steps=max_steps,

@@ -29,12 +29,12 @@ def update(base: BaseModel, arm: Arm, batch: Batch, config: StepConfig) -> dict[
     # A mini-batch whose episodes all failed has no rows and makes no update.
     micros = [_micro_batches(batch, rows, config) for rows in _mini_batches(batch, config) if len(rows)]
     # If there is one update, the policy still is the one that sampled, and every ratio is 1.
-    old, reference = _frozen_logps(base, arm, batch, micros, config, old=config.updates_per_step > 1)
+    old_BT, reference_BT = _frozen_logps(base, arm, batch, micros, config, old=config.updates_per_step > 1)
     totals: dict[str, float] = defaultdict(float)
     skipped = arm.skipped
     for _ in range(config.num_iterations):
         for mini in micros:
-            for name, value in _update_once(base, arm, batch, mini, old, reference, config).items():
+            for name, value in _update_once(base, arm, batch, mini, old_BT, reference_BT, config).items():
                 totals[name] += value
     skipped = arm.skipped - skipped
     made = len(micros) * config.num_iterations - skipped
@@ -79,9 +79,9 @@ def _tokens(base: BaseModel, batch: Batch, rows: Tensor) -> Tokens:
     """Some rows of a batch, padded as little as they allow."""
     completions = batch.completions
     prompts = [batch.prompts[row] for row in rows.tolist()]
-    ids, mask = left_pad(prompts, max(len(prompt) for prompt in prompts))
+    ids_BL, mask_BL = left_pad(prompts, max(len(prompt) for prompt in prompts))
     longest = int(completions.lengths[rows].max())
-    tensors = [ids, mask, completions.ids[rows, :longest], completions.mask[rows, :longest].long()]
+    tensors = [ids_BL, mask_BL, completions.ids[rows, :longest], completions.mask[rows, :longest].long()]
     return Tokens(*(tensor.to(base.device) for tensor in tensors))
 
 
@@ -117,19 +117,19 @@ def _frozen_logps(
     Both are (B, T). The base's own tensors are the reference policy, so no second model is needed.
     """
     shape = batch.completions.ids.shape
-    now = torch.zeros(shape, device=base.device) if old else None
-    reference = torch.zeros(shape, device=base.device) if config.beta > 0 else None
-    if now is None and reference is None:
+    now_BT = torch.zeros(shape, device=base.device) if old else None
+    reference_BT = torch.zeros(shape, device=base.device) if config.beta > 0 else None
+    if now_BT is None and reference_BT is None:
         return None, None
     for rows in itertools.chain.from_iterable(micros):
         tokens = _tokens(base, batch, rows)
         start = _start(base, arm, batch, rows, tokens)
-        if now is not None:
+        if now_BT is not None:
             with arm.worn_by(base):
-                now[rows] = _logps(base, batch, tokens, start, config)[0]
-        if reference is not None:
-            reference[rows] = _logps(base, batch, tokens, start, config)[0]
-    return now, reference
+                now_BT[rows] = _logps(base, batch, tokens, start, config)[0]
+        if reference_BT is not None:
+            reference_BT[rows] = _logps(base, batch, tokens, start, config)[0]
+    return now_BT, reference_BT
 
 
 def _update_once(
@@ -137,14 +137,14 @@ def _update_once(
     arm: Arm,
     batch: Batch,
     mini: list[Tensor],
-    old: Tensor | None,
-    reference: Tensor | None,
+    old_BT: Tensor | None,
+    reference_BT: Tensor | None,
     config: StepConfig,
 ) -> dict[str, float]:
     rows_of_mini = torch.cat(mini)
-    mask = batch.completions.mask[rows_of_mini].to(base.device)
-    weights = token_weights(mask, config.loss_type, config.max_completion_length)
-    num_tokens = mask.sum()
+    mask_BT = batch.completions.mask[rows_of_mini].to(base.device)
+    weights_BT = token_weights(mask_BT, config.loss_type, config.max_completion_length)
+    num_tokens = mask_BT.sum()
     loss_sum = torch.zeros((), device=base.device)
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=base.device))
     start = 0
@@ -156,28 +156,28 @@ def _update_once(
         again = recomputing(base, arm.trunk_layer) if config.gradient_checkpointing else nullcontext()
         # Around the backward pass too: what is computed again there has to see the arm's tensors.
         with arm.worn_by(base), again:
-            logps, entropy = _logps(base, batch, tokens, beginning, config)
+            logps_BT, entropy_BT = _logps(base, batch, tokens, beginning, config)
             policy = clipped_loss(
-                logps,
-                logps.detach() if old is None else old[rows],
+                logps_BT,
+                logps_BT.detach() if old_BT is None else old_BT[rows],
                 batch.advantages[rows].to(base.device),
                 epsilon=config.epsilon,
                 epsilon_high=config.epsilon_high,
-                sequence_mask_BT=mask[own] if config.importance_sampling_level == "sequence" else None,
+                sequence_mask_BT=mask_BT[own] if config.importance_sampling_level == "sequence" else None,
             )
-            token_loss = policy.loss
-            if reference is not None:
-                kl = k3_kl(logps, reference[rows])
-                token_loss = token_loss + config.beta * kl
-                sums["kl"] += (kl.detach() * mask[own]).sum()
-            loss = (token_loss * weights[own]).sum()
+            token_loss_BT = policy.loss
+            if reference_BT is not None:
+                kl_BT = k3_kl(logps_BT, reference_BT[rows])
+                token_loss_BT = token_loss_BT + config.beta * kl_BT
+                sums["kl"] += (kl_BT.detach() * mask_BT[own]).sum()
+            loss = (token_loss_BT * weights_BT[own]).sum()
             loss.backward()  # type: ignore[no-untyped-call]
         arm.collect_gradients()
         loss_sum += loss.detach()
-        sums["entropy"] += entropy.sum()
-        sums["clip_ratio/low_mean"] += (policy.clipped_low & mask[own]).sum()
-        sums["clip_ratio/high_mean"] += (policy.clipped_high & mask[own]).sum()
-        sums["clip_ratio/region_mean"] += ((policy.clipped_low | policy.clipped_high) & mask[own]).sum()
+        sums["entropy"] += entropy_BT.sum()
+        sums["clip_ratio/low_mean"] += (policy.clipped_low & mask_BT[own]).sum()
+        sums["clip_ratio/high_mean"] += (policy.clipped_high & mask_BT[own]).sum()
+        sums["clip_ratio/region_mean"] += ((policy.clipped_low | policy.clipped_high) & mask_BT[own]).sum()
     if not torch.isfinite(loss_sum):
         arm.skip_update()
         return {}

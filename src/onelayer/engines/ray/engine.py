@@ -15,7 +15,7 @@ import torch
 from onelayer.arms.spec import ArmSpec
 from onelayer.config.configs import TrainConfig
 from onelayer.engines.ray.cluster import Size, connected, machines
-from onelayer.engines.ray.worker import Greeting, Worker
+from onelayer.engines.ray.worker import ArmWorker, Greeting
 from onelayer.engines.ray.workers import Workers
 from onelayer.engines.versions import check_versions
 from onelayer.errors import UserError
@@ -93,7 +93,7 @@ class RayEngine:
         self._open.callback(self._end_workers)
         self.workers.start(count)
         self.workers.wait_for_all()
-        greetings = [seat.greeting for seat in self.workers.seats if seat.greeting is not None]
+        greetings = [handle.greeting for handle in self.workers.handles if handle.greeting is not None]
         self.manifest = {key: greetings[0].manifest[key] for key in WHERE}
         # On a CPU those on one machine share what is free.
         sharing = Counter(greeting.node for greeting in greetings)
@@ -142,7 +142,7 @@ class RayEngine:
 
         passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         config = self.config.model_copy(update={"device": "cuda" if size.gpus else "cpu"})
-        actor = ray.remote(Worker).options(
+        actor = ray.remote(ArmWorker).options(
             num_cpus=size.cpus,
             num_gpus=size.gpus,
             memory=size.memory,
@@ -153,8 +153,8 @@ class RayEngine:
         return actor.remote(config, str(Path.cwd()), size.cpus)
 
     def _end_workers(self) -> None:
-        for seat in list(self.workers.seats):
-            self.workers.drop(seat)
+        for handle in list(self.workers.handles):
+            self.workers.drop(handle)
 
 
 def check_greeting(greeting: Greeting, here: Mapping[str, Any]) -> None:

@@ -10,10 +10,10 @@ from rich.markup import escape
 
 from onelayer.arms.spec import ArmSpec
 from onelayer.engines.ray.worker import Reply
-from onelayer.engines.ray.workers import Died, Seat, Workers
+from onelayer.engines.ray.workers import Died, WorkerHandle, Workers
 from onelayer.errors import GuardTripped, Paused, RunStopped, UserError
 from onelayer.runs.interrupt import Interrupted, interrupts
-from onelayer.runs.keeper import Course
+from onelayer.runs.keeper import SetUnderWay
 from onelayer.runs.run import Run
 from onelayer.runs.sets import plan_sets
 from onelayer.training.out_of_memory import OutOfMemory
@@ -39,7 +39,7 @@ class RayRunner:
     def plan_sets(self, run: Run, specs: Sequence[ArmSpec]) -> list[list[str]]:
         """At least one set for each worker."""
         arms_per_set = getattr(run.config, "arms_per_set", 0)
-        return plan_sets(run.base, specs, arms_per_set, self.free, at_once=len(self.workers.seats))
+        return plan_sets(run.base, specs, arms_per_set, self.free, at_once=len(self.workers.handles))
 
     def score_base(self, run: Run) -> None:
         """Let a worker score the base.
@@ -51,10 +51,10 @@ class RayRunner:
         while True:
             while not (idle := self.workers.idle()):
                 self.workers.answers(POLL_SECONDS)
-            seat = idle[0]
-            seat.tell("begin_base", run.folder.manifest["cuts"])
-            seat.ask("go_on")
-            while not (answers := [answer for each, answer in self.workers.answers(POLL_SECONDS) if each is seat]):
+            handle = idle[0]
+            handle.tell("begin_base", run.folder.manifest["cuts"])
+            handle.ask("go_on")
+            while not (answers := [answer for each, answer in self.workers.answers(POLL_SECONDS) if each is handle]):
                 pass
             answer = answers[0]
             if isinstance(answer, Reply):
@@ -64,9 +64,9 @@ class RayRunner:
                     raise answer.error
                 return
             deaths += 1
-            say_death(run, seat, answer, "the base is scored again")
+            say_death(run, handle, answer, "the base is scored again")
             if deaths == DEATHS:
-                raise RunStopped(f"{deaths} workers in a row died while they scored the base, the last {seat}")
+                raise RunStopped(f"{deaths} workers in a row died while they scored the base, the last {handle}")
 
     def run_sets(self, run: Run, sets: Mapping[int, Sequence[ArmSpec]], until: int) -> None:
         """Spread sets over the workers."""
@@ -74,9 +74,9 @@ class RayRunner:
             _Spread(run, self.workers, sets, until).run()
 
 
-def say_death(run: Run, seat: Seat, died: Died, then: str) -> None:
+def say_death(run: Run, handle: WorkerHandle, died: Died, then: str) -> None:
     """Say that a worker died, and what follows."""
-    run.progress.say(f"[yellow]{escape(f'{seat} died ({died.why})')}; {then}[/]")
+    run.progress.say(f"[yellow]{escape(f'{handle} died ({died.why})')}; {then}[/]")
 
 
 class _Spread:
@@ -85,7 +85,7 @@ class _Spread:
     def __init__(self, run: Run, workers: Workers, sets: Mapping[int, Sequence[ArmSpec]], until: int) -> None:
         self._run, self._workers, self._sets, self._until = run, workers, sets, until
         self._waiting = deque(sets)
-        self._busy: dict[Seat, Course] = {}
+        self._busy: dict[WorkerHandle, SetUnderWay] = {}
         self._lost: dict[int, tuple[int, int]] = {}
         """Set -> the step of its state when it last lost its worker, and how often it lost one there."""
         self._ends: list[BaseException] = []
@@ -124,9 +124,9 @@ class _Spread:
                 if isinstance(error, Interrupted) or interrupts.asked is None:
                     raise
                 raise Interrupted(f"stopped by {interrupts.asked}") from None
-            for seat, answer in answers:
-                if seat in self._busy:
-                    self._hear(seat, answer)
+            for handle, answer in answers:
+                if handle in self._busy:
+                    self._hear(handle, answer)
         failures = [error for error in self._ends if not isinstance(error, Interrupted | Paused)]
         if failures:
             raise failures[0]
@@ -137,66 +137,67 @@ class _Spread:
 
     def _give_out(self) -> None:
         """Give sets that wait to workers that do nothing."""
-        for seat in self._workers.idle():
+        for handle in self._workers.idle():
             if not self._waiting:
                 return
             number = self._waiting.popleft()
             specs = [spec for spec in self._sets[number] if not self._run.folder.finished(spec.name)]
-            course = self._run.set_out(number, specs, self._until)
+            under_way = self._run.set_out(number, specs, self._until)
             training = self._run.training
-            seat.tell("begin_set", course.job, training.seeds, training.rungs)
-            seat.ask("go_on")
-            self._busy[seat] = course
+            handle.tell("begin_set", under_way.job, training.seeds, training.rungs)
+            handle.ask("go_on")
+            self._busy[handle] = under_way
 
-    def _hear(self, seat: Seat, answer: Reply | Died) -> None:
-        course = self._busy[seat]
+    def _hear(self, handle: WorkerHandle, answer: Reply | Died) -> None:
+        under_way = self._busy[handle]
         if isinstance(answer, Died):
-            del self._busy[seat]
-            self._mourn(seat, answer, course)
+            del self._busy[handle]
+            self._replace_dead(handle, answer, under_way)
             return
         if not answer.ended:
             # At once: the worker need not wait until everything is written.
-            seat.ask("go_on", self._stop or interrupts.asked)
+            handle.ask("go_on", self._stop or interrupts.asked)
         for event in answer.events:
-            self._run.keeper.take(event, course)
+            self._run.keeper.take(event, under_way)
         if answer.ended:
-            del self._busy[seat]
-            self._end(course, answer.error)
+            del self._busy[handle]
+            self._end(under_way, answer.error)
 
-    def _end(self, course: Course, error: BaseException | None) -> None:
+    def _end(self, under_way: SetUnderWay, error: BaseException | None) -> None:
         if error is None:
-            self._run.arrive(course)
+            self._run.arrive(under_way)
         elif isinstance(error, OutOfMemory):
             try:
-                self._run.halve(course, error.option)
-                self._waiting.appendleft(course.job.number)
+                self._run.halve(under_way, error.option)
+                self._waiting.appendleft(under_way.job.number)
             except RunStopped as hopeless:
                 self._fail(hopeless)
         else:
-            self._run.progress.end_set(course.job.names)
+            self._run.progress.end_set(under_way.job.names)
             if isinstance(error, Interrupted | Paused):
                 self._ends.append(error)
             else:
                 if isinstance(error, GuardTripped | UserError):
-                    self._run.keeper.note_end(course, error)
+                    self._run.keeper.note_end(under_way, error)
                 self._fail(error)
 
-    def _mourn(self, seat: Seat, died: Died, course: Course) -> None:
+    def _replace_dead(self, handle: WorkerHandle, died: Died, under_way: SetUnderWay) -> None:
         """A worker died: its set goes to another, from the state that is kept."""
-        names, number = course.job.names, course.job.number
+        names, number = under_way.job.names, under_way.job.number
         self._run.progress.end_set(names)
         which = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
         at, times = self._lost.get(number, (-1, 0))
-        times = times + 1 if at == course.saved else 1
-        self._lost[number] = (course.saved, times)
+        times = times + 1 if at == under_way.saved else 1
+        self._lost[number] = (under_way.saved, times)
         then = "kept" if self._stop else "given to another"
-        say_death(self._run, seat, died, f"{which} {then} at step {course.saved}")
+        say_death(self._run, handle, died, f"{which} {then} at step {under_way.saved}")
         self._waiting.appendleft(number)
         if times == DEATHS:
             self._fail(
                 RunStopped(
-                    f"{which} lost {times} workers at step {course.saved} without getting any further, the last was {seat} "
-                    f"({died.why}); look at the memory of the machines and at Ray's logs; --resume goes on from that step"
+                    f"{which} lost {times} workers at step {under_way.saved} without getting any further, the last was "
+                    f"{handle} ({died.why}); look at the memory of the machines and at Ray's logs; --resume goes on from "
+                    "that step"
                 )
             )
 
@@ -209,7 +210,7 @@ class _Spread:
 
     def _leave_those_that_score(self) -> None:
         """What is trained to the end is kept, and is scored when the run goes on."""
-        for seat, course in list(self._busy.items()):
-            if course.saved == course.job.until:
-                del self._busy[seat]
-                self._run.progress.end_set(course.job.names)
+        for handle, under_way in list(self._busy.items()):
+            if under_way.saved == under_way.job.until:
+                del self._busy[handle]
+                self._run.progress.end_set(under_way.job.names)

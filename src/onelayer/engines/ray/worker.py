@@ -1,6 +1,6 @@
 """A worker of a Ray cluster: holds the base once, trains one set of arms at a time, and hands its events over by steps.
 
-It writes no files and decides nothing. Each call of :meth:`Worker.go_on` takes the set one step further and returns what
+It writes no files and decides nothing. Each call of :meth:`ArmWorker.go_on` takes the set one step further and returns what
 there is to keep, so that whoever calls may stop between any two steps, and is never more than a step behind.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from onelayer.config.configs import TrainConfig
 from onelayer.errors import Paused, RunStopped, UserError
-from onelayer.runs.arm_set import Bench, Job, SetAtWork
+from onelayer.runs.arm_set import Job, SetAtWork, SetContext
 from onelayer.runs.events import Between, Event, Said
 from onelayer.runs.inputs import load_model, load_splits, load_task
 from onelayer.runs.interrupt import Interrupted
@@ -67,7 +67,7 @@ class Reply:
 
 
 @dataclass
-class Worker:
+class ArmWorker:
     """See the module."""
 
     config: TrainConfig
@@ -76,7 +76,7 @@ class Worker:
     threads: int
     _asked: str | None = None
     _work: Iterator[Event] | None = None
-    _bench: Bench | None = None
+    _context: SetContext | None = None
 
     def load(self) -> "Greeting | Refusal":
         """Load model, task and problems; what is wrong with them comes back."""
@@ -131,11 +131,11 @@ class Worker:
 
     def _at_work(self, job: Job, seeds: tuple[int, ...], rungs: tuple[int, ...]) -> Iterator[Event]:
         free_leftovers()
-        if self._bench is None:
+        if self._context is None:
             train, selection = self._data["train"], self._data["selection"]
             training = Training(self._base, self._task, train, selection, self.config, seeds, rungs)
-            self._bench = Bench(training, self._data, lambda: self._asked)
-        arms = SetAtWork(self._bench, job)
+            self._context = SetContext(training, self._data, lambda: self._asked)
+        arms = SetAtWork(self._context, job)
         yield from arms.train()
         yield from arms.score()
 

@@ -22,7 +22,7 @@ LOADS = 3
 
 
 @dataclass(eq=False)
-class Seat:
+class WorkerHandle:
     """A worker, from its start to its death."""
 
     number: int
@@ -70,7 +70,7 @@ class Workers:
     size: Size
     make: Callable[[], Any]
     check: Callable[[Greeting], None]
-    seats: list[Seat] = field(default_factory=list)
+    handles: list[WorkerHandle] = field(default_factory=list)
     _started: int = 0
     _failed: int = 0
     """Workers in a row that died while they loaded."""
@@ -83,9 +83,9 @@ class Workers:
         """Start so many more."""
         for _ in range(count):
             self._started += 1
-            seat = Seat(self._started, self.make())
-            seat.ask("load")
-            self.seats.append(seat)
+            handle = WorkerHandle(self._started, self.make())
+            handle.ask("load")
+            self.handles.append(handle)
 
     def wait_for_all(self) -> None:
         """Wait until all have loaded.
@@ -94,14 +94,14 @@ class Workers:
             UserError: what one of them could not load, or has otherwise than this process.
             RunStopped: worker after worker dies while it loads.
         """
-        while any(seat.greeting is None for seat in self.seats):
+        while any(handle.greeting is None for handle in self.handles):
             self.answers(1.0)
 
-    def idle(self) -> list[Seat]:
+    def idle(self) -> list[WorkerHandle]:
         """Those that have loaded and do nothing."""
-        return [seat for seat in self.seats if seat.greeting is not None and seat.asked is None]
+        return [handle for handle in self.handles if handle.greeting is not None and handle.asked is None]
 
-    def answers(self, seconds: float) -> list[tuple[Seat, Reply | Died]]:
+    def answers(self, seconds: float) -> list[tuple[WorkerHandle, Reply | Died]]:
         """What workers have answered within so many seconds. In the place of one that died a new one starts.
 
         Raises:
@@ -114,61 +114,61 @@ class Workers:
             problem, self._problem = self._problem, None
             raise problem
         self._remark()
-        asked = {seat.asked: seat for seat in self.seats if seat.asked is not None}
+        asked = {handle.asked: handle for handle in self.handles if handle.asked is not None}
         if not asked:
             time.sleep(seconds)
             return []
         ready, _ = ray.wait(list(asked), num_returns=1, timeout=seconds)
         if ready:
             ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=0)
-        found: list[tuple[Seat, Reply | Died]] = []
+        found: list[tuple[WorkerHandle, Reply | Died]] = []
         for reference in ready:
-            seat = asked[reference]
-            seat.asked = None
+            handle = asked[reference]
+            handle.asked = None
             try:
                 answer = ray.get(reference)
             except ray.exceptions.RayTaskError as error:
                 raise error.as_instanceof_cause() from None  # a fault of the program
             except ray.exceptions.RayError as error:
-                found.append((seat, Died(_cause(error))))
-                self._bury(seat, error)
+                found.append((handle, Died(_cause(error))))
+                self._drop_dead(handle, error)
                 continue
             if isinstance(answer, Reply):
-                self._longest = max(self._longest, time.monotonic() - seat.since)
-                found.append((seat, answer))
+                self._longest = max(self._longest, time.monotonic() - handle.since)
+                found.append((handle, answer))
             else:
-                self._welcome(seat, answer)
+                self._greeted(handle, answer)
         return found
 
-    def drop(self, seat: Seat) -> None:
+    def drop(self, handle: WorkerHandle) -> None:
         """End a worker, whatever it does."""
         import ray
 
-        self.seats.remove(seat)
+        self.handles.remove(handle)
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.kill(seat.actor)
+            ray.kill(handle.actor)
 
     def _remark(self) -> None:
         """Say, once each time, that workers do not start and that one may hang: the run itself waits for ever."""
         now = time.monotonic()
-        late = [seat for seat in self.seats if seat.asked is not None and not seat.remarked]
-        loading = [seat for seat in late if seat.greeting is None and now - seat.since > SLOW_SECONDS]
+        late = [handle for handle in self.handles if handle.asked is not None and not handle.remarked]
+        loading = [handle for handle in late if handle.greeting is None and now - handle.since > SLOW_SECONDS]
         if loading:
-            log.info("waiting for %d of %d workers to start and load", len(loading), len(self.seats))
+            log.info("waiting for %d of %d workers to start and load", len(loading), len(self.handles))
         limit = max(SILENT_SECONDS, SILENT_TIMES * self._longest)
-        silent = [seat for seat in late if seat.greeting is not None and now - seat.since > limit]
-        for seat in silent:
+        silent = [handle for handle in late if handle.greeting is not None and now - handle.since > limit]
+        for handle in silent:
             log.warning(
                 "%s has been silent for %.0f s, and the longest step before took %.0f s; if it hangs, end that process, "
                 "and what it had goes to another",
-                seat,
-                now - seat.since,
+                handle,
+                now - handle.since,
                 self._longest,
             )
-        for seat in loading + silent:
-            seat.remarked = True
+        for handle in loading + silent:
+            handle.remarked = True
 
-    def _welcome(self, seat: Seat, answer: Greeting | Refusal) -> None:
+    def _greeted(self, handle: WorkerHandle, answer: Greeting | Refusal) -> None:
         if isinstance(answer, Refusal):
             kind = UserError if isinstance(answer.error, UserError) else RunStopped
             self._problem = self._problem or kind(f"{answer.error} (on the machine {answer.host} of the Ray cluster)")
@@ -177,12 +177,12 @@ class Workers:
             self.check(answer)
         except UserError as error:
             self._problem = self._problem or error
-        seat.greeting, self._failed = answer, 0
+        handle.greeting, self._failed = answer, 0
 
-    def _bury(self, seat: Seat, error: Exception) -> None:
+    def _drop_dead(self, handle: WorkerHandle, error: Exception) -> None:
         # One that was only out of reach must not go on.
-        self.drop(seat)
-        self._failed += seat.greeting is None
+        self.drop(handle)
+        self._failed += handle.greeting is None
         if "No module named 'onelayer" in str(error):
             self._problem = UserError(
                 "a machine of the Ray cluster has no onelayer, or an old one; install there what is installed here: "
@@ -195,12 +195,12 @@ class Workers:
             )
         elif not any(self.size.fits(machine.total) for machine in machines()):
             self._problem = RunStopped(
-                f"{seat} died, and no machine of the cluster is left that could hold another ({self.size}); --resume "
+                f"{handle} died, and no machine of the cluster is left that could hold another ({self.size}); --resume "
                 "goes on from the last state"
             )
         else:
-            if seat.greeting is None:
-                log.warning("%s ended while it loaded the model (%s); another is started", seat, _cause(error))
+            if handle.greeting is None:
+                log.warning("%s ended while it loaded the model (%s); another is started", handle, _cause(error))
             self.start(1)
 
 

@@ -42,7 +42,7 @@ class UpdateSizes(NamedTuple):
 
 
 def update_sizes(config: TrainConfig, task: Task, processes: int) -> UpdateSizes:
-    """Cut a step so that no backward pass has more than ``micro_batch_size`` rows, however many turns are played."""
+    """FewerRows a step so that no backward pass has more than ``micro_batch_size`` rows, however many turns are played."""
     mini = config.mini_batch_size or config.train_batch_size
     minis = -(-config.train_batch_size // mini)
     rows = mini * config.num_generations * way_of(task).rows_of_episode(task)

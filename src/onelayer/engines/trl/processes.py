@@ -152,7 +152,7 @@ class Together:
         place = {problem.id: number for number, problem in enumerate(data.problems)}
         every = [episode for part in parts for episode in part.episodes]
         every.sort(key=lambda episode: (place[episode.start.id], episode.sample))
-        return Evaluated(in_order(join_scores([part.scores for part in parts]), data), every)
+        return Evaluated(in_problem_order(join_scores([part.scores for part in parts]), data), every)
 
     def _tell(self, command: Command) -> Command:
         """Broadcast the main process's command; the others get it in the place of their own."""
@@ -169,7 +169,7 @@ class Together:
         return list(gather_object(own))
 
 
-def in_order(scores: ArmScores, data: EncodedSplit) -> ArmScores:
+def in_problem_order(scores: ArmScores, data: EncodedSplit) -> ArmScores:
     """The completions in the order of a split's problems: benchmarks as they come, then problems, then samples."""
     place: dict[tuple[str | None, int], int] = {}
     benchmarks: dict[str | None, int] = {}

@@ -51,10 +51,10 @@ class TrlRunner:
                 self._train(run, number, spec)
 
     def _train(self, run: Run, number: int, spec: ArmSpec) -> None:
-        course = run.set_out(number, [spec], run.config.steps)
+        under_way = run.set_out(number, [spec], run.config.steps)
 
         def on_record(record: Record) -> None:
-            run.keeper.take(Stepped(record["step"], [(spec.name, record)]), course)
+            run.keeper.take(Stepped(record["step"], [(spec.name, record)]), under_way)
 
         trained = self._together.train(spec, on_record)
         run.keeper.base = self._together.base
@@ -65,7 +65,7 @@ class TrlRunner:
         self._about = self._of(run.config, trained)
         for event in score_arms(run.scorer(number, self._evaluate), [arm], trained.seconds):
             run.keeper.take(event)
-        run.arrive(course)
+        run.arrive(under_way)
 
     def _evaluate(self, split: Split, policies: Sequence[Policy]) -> list[Evaluated]:
         """Score the base, or the arm that was trained last."""

@@ -100,7 +100,7 @@ class _ProcessLost(Exception):
     """Why a process is gone."""
 
 
-class WorkerPool:
+class EnvironmentWorkers:
     """Environments in ``num_workers`` processes.
 
     Args:
@@ -149,7 +149,7 @@ class WorkerPool:
         for worker in self._workers:
             worker.stop()
 
-    def __enter__(self) -> "WorkerPool":
+    def __enter__(self) -> "EnvironmentWorkers":
         return self
 
     def __exit__(self, *exception: object) -> None:
