@@ -23,8 +23,8 @@ test: .venv/.installed  ## install, then run the tests
 docs: .venv/.installed  ## install, then build the documentation into site/; its search needs a server: python -m http.server -d site
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
-lint: .venv/.installed
-	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+lint: .venv/.installed  ## style, and that chapters import only from those below them
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports
 
 types: .venv/.installed
 	.venv/bin/mypy
