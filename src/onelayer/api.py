@@ -18,7 +18,7 @@ from onelayer.evaluation.evaluate_model import evaluate_model
 from onelayer.evaluation.results import Results
 from onelayer.judging.profile import Profile
 from onelayer.storage.arm_names import BASE
-from onelayer.storage.records import read_record
+from onelayer.storage.arm_record import records_of
 
 C = TypeVar("C", bound=Config)
 
@@ -86,9 +86,11 @@ def train(
     config = _config(TrainConfig, config, preset, options, "arithmetic")
     folder = _folder(output or config.output, "train")
     run_train(config.model_copy(update={"output": str(folder)}), folder, Console(quiet=quiet))
-    records = {path.parent.name: read_record(path) for path in folder.glob("arms/*/arm.json")}
-    name = next(name for name, record in records.items() if record.get("plan") == config.layers)
-    return TrainedArm(name, folder / "arms" / name, records[name]["score"], records[BASE]["score"], records[name])
+    records = records_of(folder)
+    name, record = next((name, record) for name, record in records.items() if record.plan == config.layers)
+    score, base_score = record.score, records[BASE].score
+    assert score is not None and base_score is not None
+    return TrainedArm(name, folder / "arms" / name, score, base_score, record.model_dump(exclude_unset=True))
 
 
 def evaluate(

@@ -16,11 +16,9 @@ from onelayer.storage.files import (
     atomic_folder,
     atomic_path,
     empty_folder,
-    read_record,
     read_sealed,
     read_sealed_or_before,
     remove_leftovers,
-    write_json,
     write_sealed,
     write_text,
 )
@@ -81,17 +79,6 @@ def test_a_damaged_file_is_never_kept_as_the_one_before(tmp_path: Path) -> None:
     write_sealed(path, {"number": 3}, before)
     assert read_sealed(before) == {"number": 1}
     assert read_sealed_or_before(path, before) == ({"number": 3}, None)
-
-
-def test_records_of_earlier_versions_have_no_checksum(tmp_path: Path) -> None:
-    path = tmp_path / "arm.json"
-    write_json(path, {"score": 0.5})
-    assert read_record(path) == {"score": 0.5}
-    write_sealed(path, {"score": 0.5})
-    assert read_record(path) == {"score": 0.5}
-    path.write_text(path.read_text().replace("0.5", "0.6"))
-    with pytest.raises(ValueError, match="checksum"):
-        read_record(path)
 
 
 def test_a_copied_delta_comes_with_its_card_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,10 @@ import pytest
 from onelayer.arms.delta_files import write_delta
 from onelayer.errors import UserError
 from onelayer.models.base import BaseModel
-from onelayer.storage.records import norm_by_layer, read_kind, read_lines, read_record
+from onelayer.storage.arm_record import ArmRecord
+from onelayer.storage.files import SEAL, write_json
+from onelayer.storage.manifest import Manifest
+from onelayer.storage.records import norm_by_layer, read_lines
 from tests.conftest import Command
 from tests.report.test_report import invented, write_scan
 
@@ -37,16 +40,72 @@ def test_no_card_is_written_from_damaged_files(
 
 def test_a_record_has_values_of_the_right_kind(tmp_path: Path) -> None:
     path = tmp_path / "arm.json"
-    path.write_text(json.dumps({"kind": "layer", "score": 0.5, "unknown": [1], "change_norms": {"a": 1.0}}))
-    assert read_record(path)["unknown"] == [1]
+    path.write_text(json.dumps({"kind": "layer", "score": 1, "unknown": [1], "change_norms": {"a": 1.0}}))
+    record = ArmRecord.read(path)
+    assert (record.score, record.model_extra) == (1.0, {"unknown": [1]})
     with pytest.raises(UserError, match="'layer' is None, not a number"):
-        read_kind(path)
-    path.write_text('{"change_norms": {"a": "b"}}')
-    with pytest.raises(UserError, match="has a 'change_norms'"):
-        read_record(path)
+        ArmRecord.read_judged(path)
+    for value in ('{"change_norms": {"a": "b"}}', '{"change_norms": {"a": NaN}}'):
+        path.write_text(value)
+        with pytest.raises(UserError, match="has a 'change_norms' that is"):
+            ArmRecord.read(path)
+    for value in ('"0.5"', "true", "Infinity"):
+        path.write_text(f'{{"score": {value}}}')
+        with pytest.raises(UserError, match="has a 'score' that is"):
+            ArmRecord.read(path)
     path.write_text("{}")
     with pytest.raises(UserError, match="has no 'kind'"):
-        read_kind(path)
+        ArmRecord.read_judged(path)
+
+
+def test_a_record_is_written_with_a_checksum_and_the_keys_that_were_set(tmp_path: Path) -> None:
+    path = tmp_path / "arm.json"
+    ArmRecord(kind="full", stopped=None).changed(score=0.5, later=[1]).write(path)
+    assert json.loads(path.read_text()).keys() == {"kind", "stopped", "score", "later", SEAL}
+    assert ArmRecord.read(path) == ArmRecord(kind="full", stopped=None, score=0.5, later=[1])
+    path.write_text(path.read_text().replace("0.5", "0.6"))
+    with pytest.raises(UserError, match=r"arm\.json is damaged: its content differs from its checksum"):
+        ArmRecord.read(path)
+
+
+def test_records_of_the_first_versions_have_no_checksum(tmp_path: Path) -> None:
+    write_json(tmp_path / "arm.json", {"score": 0.5})
+    assert ArmRecord.read(tmp_path / "arm.json").score == 0.5
+
+
+def manifest_in(folder: Path) -> Manifest:
+    manifest = Manifest(num_layers=4, versions={"onelayer": "0.1.0"}, base_hash="a", later=1)
+    manifest.write(folder)
+    return manifest
+
+
+def test_a_manifest_is_read_as_it_was_written_and_damage_is_one_sentence(tmp_path: Path) -> None:
+    manifest = manifest_in(tmp_path)
+    assert Manifest.read(tmp_path) == manifest and manifest.model_extra == {"later": 1}
+    path = tmp_path / "manifest.json"
+    further = manifest.with_sets([["full"], ["layer-00"]], {"full": "all", "layer-00": "0"})
+    further.write(tmp_path)
+    assert Manifest.read(tmp_path).sets == [["full"], ["layer-00"]]
+    path.write_text(path.read_text().replace('"num_layers": 4', '"num_layers": 5'))
+    with pytest.raises(UserError, match="is damaged: its content differs from its checksum"):
+        Manifest.read(tmp_path)
+    found, damage = Manifest.read_or_before(tmp_path)
+    assert found == manifest and "manifest.json is damaged" in str(damage)
+    path.write_text('{"num_layers": 0, "versions": {}}')
+    with pytest.raises(UserError, match="has a 'num_layers' that is 0"):
+        Manifest.read(tmp_path)
+    with pytest.raises(UserError, match="not the folder of a scan"):
+        Manifest.read(tmp_path / "elsewhere")
+
+
+def test_a_copy_that_an_earlier_eval_wrote_is_whole_under_the_checksum_of_the_original(tmp_path: Path) -> None:
+    manifest_in(tmp_path)
+    copied = json.loads((tmp_path / "manifest.json").read_text())
+    write_json(tmp_path / "manifest.json", {**copied, "scan": "runs/a", "categories": None})
+    assert Manifest.read(tmp_path).scan == "runs/a"
+    write_json(tmp_path / "manifest.json", {**copied, "scan": "runs/a", "num_layers": 9})
+    with pytest.raises(UserError, match="is damaged"):
+        Manifest.read(tmp_path)
 
 
 def test_a_line_that_is_just_being_written_is_left_out(tmp_path: Path) -> None:

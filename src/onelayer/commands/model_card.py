@@ -12,7 +12,7 @@ from onelayer.config.sources import read_yaml
 from onelayer.evaluation.estimates import MeanEstimate, mean_over_problems
 from onelayer.judging.profile import ArmProfile, Profile
 from onelayer.models.base import BUNDLED_PREFIX
-from onelayer.storage.records import read_record
+from onelayer.storage.arm_record import ARM, ArmRecord
 from onelayer.storage.scores import ArmScores, read_scores
 from onelayer.version import __version__
 
@@ -24,8 +24,8 @@ NORMAL_95 = 1.959964
 class Origin:
     """What is known of a delta besides its header: nothing for one that lies alone."""
 
-    record: Mapping[str, Any]
-    """``arm.json``, or empty."""
+    record: ArmRecord
+    """``arm.json``; nothing is set where there is none."""
     scores: ArmScores | None
     base_scores: ArmScores | None
     profile: ArmProfile | None
@@ -40,7 +40,7 @@ class Origin:
             UserError: files that are there and damaged.
         """
         arm = delta.parent
-        record = read_record(arm / "arm.json") if (arm / "arm.json").is_file() else {}
+        record = ArmRecord.read(arm / ARM) if (arm / ARM).is_file() else ArmRecord()
         scores = read_scores(arm / "scores.parquet") if (arm / "scores.parquet").is_file() else None
         run = arm.parent.parent
         base = run / "arms/base/scores.parquet"
@@ -53,11 +53,11 @@ class Origin:
         return cls(record, scores, base_scores, found, options.get("task") or options.get("dataset"))
 
 
-def _in_profile(profile: Profile, record: Mapping[str, Any]) -> ArmProfile | None:
+def _in_profile(profile: Profile, record: ArmRecord) -> ArmProfile | None:
     for layer in profile.layers:
-        if record.get("kind") == "layer" and layer.layer == record.get("layer"):
+        if record.kind == "layer" and layer.layer == record.layer:
             return layer
-    return next((strategy for strategy in profile.strategies if strategy.name == record.get("arm")), None)
+    return next((strategy for strategy in profile.strategies if strategy.name == record.arm), None)
 
 
 def model_card(header: Mapping[str, Any], origin: Origin, *, command: str, merged: bool) -> str:
@@ -70,7 +70,7 @@ def model_card(header: Mapping[str, Any], origin: Origin, *, command: str, merge
         merged: whether it holds a whole checkpoint; else it holds the delta.
     """
     record, base = origin.record, str(header["base_model"])
-    tags = ["onelayer", "reinforcement-learning", *([str(record["engine"])] if record.get("engine") == "trl" else [])]
+    tags = ["onelayer", "reinforcement-learning", *(["trl"] if record.engine == "trl" else [])]
     front: dict[str, Any] = {"library_name": "transformers", "tags": tags}
     if "/" in base and not base.startswith((BUNDLED_PREFIX, "/", ".", "~")):
         front = {"base_model": base, **front}
@@ -80,10 +80,10 @@ def model_card(header: Mapping[str, Any], origin: Origin, *, command: str, merge
         ("hash of its tensors", f"`{header['base_hash']}`"),
         ("plan", f"`{header['plan']}`"),
     ]
-    if record.get("trained_parameters") is not None:
-        facts.append(("trained parameters", f"{record['trained_parameters']:,}"))
-    if record:
-        facts.append(("engine", f"{record.get('engine', 'local')}"))
+    if record.trained_parameters is not None:
+        facts.append(("trained parameters", f"{record.trained_parameters:,}"))
+    if record.model_fields_set:
+        facts.append(("engine", record.engine or "local"))
     if origin.task:
         facts.append(("task", f"`{origin.task}`"))
     if origin.profile and origin.profile.contribution is not None:
@@ -100,7 +100,7 @@ def model_card(header: Mapping[str, Any], origin: Origin, *, command: str, merge
         _table(("", ""), facts),
         *(_scores(origin) if origin.scores else []),
         "## How it was made",
-        "".join(f"    {line}\n" for line in ([record["command"]] if record.get("command") else []) + [command]),
+        "".join(f"    {line}\n" for line in ([record.command] if record.command else []) + [command]),
         "## How to use it",
         _usage(base, merged),
     ]

@@ -17,11 +17,12 @@ from onelayer.judging.measured import read_measured
 from onelayer.judging.profile import Profile
 from onelayer.judging.vote import Answer, Answers, Vote, judge_vote
 from onelayer.models.base import BaseModel
-from onelayer.report.judge_scan import read_manifest
 from onelayer.runs.inputs import load_model, load_splits, load_task
 from onelayer.runs.run_folder import RunFolder
 from onelayer.storage.arm_names import FULL, layer_alone
+from onelayer.storage.arm_record import ArmRecord
 from onelayer.storage.files import atomic_path
+from onelayer.storage.manifest import Manifest
 from onelayer.storage.scores import write_scores
 from onelayer.tasks.base import Split, Task
 from onelayer.training.completions import Completions
@@ -51,11 +52,11 @@ class FinishedScan:
             UserError: no finished scan there, or its model or data have changed since.
         """
         profile = Profile.load(path)
-        manifest = read_manifest(path)
+        manifest = Manifest.read(path)
         config = build(ScanConfig, [(f"{path}/config.yaml", read_yaml(path / "config.yaml"))])
         base = load_model(config)
         data = load_splits(base, task := load_task(config), config)
-        if base.hash != manifest["base_hash"] or {s: d.hash for s, d in data.items()} != manifest["data"]:
+        if base.hash != manifest.base_hash or {s: d.hash for s, d in data.items()} != manifest.data:
             raise UserError(f"the model or the data of {path} are no longer those that it was made with")
         return cls(RunFolder(path, manifest), config, profile, base, task, data)
 
@@ -104,19 +105,19 @@ def stitch(scan: FinishedScan, plan: str) -> tuple[str, Additivity]:
     write_delta(target / DELTA, delta, scan.base, name)
     with atomic_path(target / "scores.parquet") as temporary:
         write_scores(temporary, test)
-    record = {
-        "arm": name,
-        "kind": "stitched",
-        "plan": ",".join(map(str, layers)),
-        "layer": None,
-        "seed": scan.config.seed,
-        "trained_parameters": sum(tensor.numel() for tensor in delta.values()),
-        "seconds": 0.0,
-        "stopped": None,
-        "selection_score": selection.score,
-        "reasons": test.reasons,
-        "score": test.score,
-    }
+    record = ArmRecord(
+        arm=name,
+        kind="stitched",
+        plan=",".join(map(str, layers)),
+        layer=None,
+        seed=scan.config.seed,
+        trained_parameters=sum(tensor.numel() for tensor in delta.values()),
+        seconds=0.0,
+        stopped=None,
+        selection_score=selection.score,
+        reasons=test.reasons,
+        score=test.score,
+    )
     scan.folder.write_arm(name, record, scan.base)
     measured = read_measured(scan.folder.path)
     return name, additivity(measured.scores, name, arms)

@@ -6,7 +6,6 @@ categories the score is the mean of category averages, and C(k) is the paper's C
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
@@ -21,19 +20,18 @@ from onelayer.judging.measured import UNJUDGED
 from onelayer.judging.profile import Profile
 from onelayer.models.base import BaseModel
 from onelayer.report import terminal
-from onelayer.report.judge_scan import judge_scan, read_manifest
+from onelayer.report.judge_scan import judge_scan
 from onelayer.runs.inputs import load_model
 from onelayer.storage.arm_names import BASE, FULL, in_order
+from onelayer.storage.arm_record import ARM, ArmRecord, records_of
 from onelayer.storage.files import (
     checksum,
     make_folder,
     remove_leftovers,
-    write_json,
-    write_sealed,
     write_text,
 )
 from onelayer.storage.lock import locked, require_free
-from onelayer.storage.records import read_kind
+from onelayer.storage.manifest import Manifest
 
 
 def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Profile:
@@ -45,11 +43,11 @@ def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Pr
     """
     assert config.scan is not None
     scan = Path(config.scan)
-    manifest = read_manifest(scan)
+    manifest = Manifest.read(scan)
     settings = read_yaml(scan / "config.yaml")
     arms = _finished_arms(scan)
     base = load_model(config.model_copy(update={"model": config.model or settings.get("model")}))
-    if base.hash != manifest.get("base_hash"):
+    if base.hash != manifest.base_hash:
         raise UserError(f"the scan '{scan}' was made on another base than '{base.name}': their tensors differ")
     require_free(output, resume=config.resume)
     with locked(make_folder(output)) as left_behind:
@@ -58,7 +56,7 @@ def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Pr
             console.print(f"[yellow]{escape(left_behind)}[/]", highlight=False)
         categories = _score_arms(config, scan, arms, base, output, console)
         several = categories if len(set(categories.values())) > 1 else None
-        write_json(output / "manifest.json", {**manifest, "scan": str(scan), "categories": several})
+        manifest.changed(scan=str(scan), categories=several).write(output)
         about = {**settings, "task": ", ".join(categories), "dataset": None}
         write_text(output / "config.yaml", yaml.safe_dump(about, sort_keys=False))
         profile, files = judge_scan(output)
@@ -74,7 +72,7 @@ def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Pr
 def _score_arms(
     config: BenchmarkConfig,
     scan: Path,
-    arms: Mapping[str, Mapping[str, Any]],
+    arms: Mapping[str, ArmRecord],
     base: BaseModel,
     output: Path,
     console: Console,
@@ -89,19 +87,17 @@ def _score_arms(
         results = evaluate_model(config.model_copy(update=of_arm), folder, console, base)
         categories |= {row.entry["name"]: row.entry["category"] for row in results.scored}
         average = sum(row.entry["avg_at_k"]["value"] for row in results.scored) / len(results.scored)
-        own = {"score": average, "sha256": {SCORES: checksum(folder / SCORES)}}
-        write_sealed(folder / "arm.json", {**record, **own})
+        record.changed(score=average, sha256={SCORES: checksum(folder / SCORES)}).write(folder / ARM)
     return categories
 
 
-def _finished_arms(scan: Path) -> dict[str, dict[str, Any]]:
+def _finished_arms(scan: Path) -> dict[str, ArmRecord]:
     """The records of all arms that are results, the base first.
 
     Raises:
         UserError: there are none.
     """
-    records = {path.parent.name: read_kind(path) for path in scan.glob("arms/*/arm.json")}
-    judged = {name: record for name, record in records.items() if record["kind"] not in UNJUDGED}
+    judged = {name: record for name, record in records_of(scan).items() if record.kind not in UNJUDGED}
     if missing := [name for name in (BASE, FULL) if name not in judged]:
         raise UserError(f"{scan} has no finished arm '{missing[0]}' (arms/{missing[0]}/arm.json)")
     return {name: judged[name] for name in in_order(judged)}

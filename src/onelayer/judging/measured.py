@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onelayer.errors import UserError
 from onelayer.judging.contrasts import AverageScores, PairedScores, benchmark_weights
 from onelayer.storage.arm_names import BASE, FULL, arm_of, in_order
-from onelayer.storage.records import read_kind
+from onelayer.storage.arm_record import records_of
 from onelayer.storage.scores import ArmScores, Key, read_scores
 from onelayer.tasks.graders.grade import FAILURES, failure_sentence
 
@@ -83,14 +83,13 @@ def read_measured(folder: Path, categories: Mapping[str, str] | None = None) -> 
     layers: dict[int, str] = {}
     others: list[str] = []
     seeds: dict[str, list[ArmScores]] = {}
-    for path in sorted((folder / "arms").glob("*/arm.json")):
-        record = read_kind(path)
-        if record["kind"] in UNJUDGED:
+    for run, record in records_of(folder).items():
+        if record.kind in UNJUDGED:
             continue
-        name = arm_of(path.parent.name)
-        seeds.setdefault(name, []).append(read_scores(path.parent / "scores.parquet"))
-        if record["kind"] == "layer":
-            layers[record["layer"]] = name
+        name = arm_of(run)
+        seeds.setdefault(name, []).append(read_scores(folder / "arms" / run / "scores.parquet"))
+        if record.kind == "layer" and record.layer is not None:
+            layers[record.layer] = name
         elif name not in (BASE, FULL, *others):
             others.append(name)
     if missing := [name for name in (BASE, FULL) if name not in seeds]:

@@ -15,7 +15,9 @@ from onelayer.errors import UserError
 from onelayer.judging.contribution import Verdict
 from onelayer.judging.profile import ArmProfile, Profile
 from onelayer.storage.arm_names import BASE, FULL, arm_of, layer_alone, parse
-from onelayer.storage.records import check_metrics, norm_by_layer, read_lines, read_object, read_record, read_text
+from onelayer.storage.arm_record import ARM, ArmRecord
+from onelayer.storage.manifest import MANIFEST, Manifest
+from onelayer.storage.records import check_metrics, norm_by_layer, read_lines, read_text
 
 Interval = tuple[float, float]
 
@@ -63,13 +65,13 @@ class View:
     strategies: tuple[Entry, ...]
 
     @classmethod
-    def of(cls, profile: Profile, records: Mapping[str, Mapping[str, Any]] | None = None) -> "View":
+    def of(cls, profile: Profile, records: Mapping[str, ArmRecord] | None = None) -> "View":
         """Arrange a profile; ``records`` are the arm.json of its arms by arm name, for what the arms cost."""
         records = records or {}
 
         def cost(arm: str) -> dict[str, Any]:
-            keys = {"parameters": "trained_parameters", "seconds": "seconds"}
-            return {name: records.get(arm, {}).get(key) for name, key in keys.items()}
+            record = records.get(arm, ArmRecord())
+            return {"parameters": record.trained_parameters, "seconds": record.seconds}
 
         def measured(arm: ArmProfile) -> dict[str, Any]:
             return {
@@ -117,13 +119,13 @@ class View:
 
 @dataclass(frozen=True)
 class ArmView:
-    """One training run: its name, its arm.json (empty until it is done) and its rows of metrics.jsonl."""
+    """One training run: its name, its arm.json (None until it is done) and its rows of metrics.jsonl."""
 
     name: str
     layer: int | None
     """The one layer that it trains, or None: full training, a strategy."""
     seed: int
-    record: Mapping[str, Any]
+    record: ArmRecord | None
     metrics: tuple[Mapping[str, Any], ...]
 
     @property
@@ -141,14 +143,14 @@ class ArmView:
 class Scan:
     """A scan folder, read.
 
-    ``view`` is None while there is no profile, ``settings`` is the whole of config.yaml and ``manifest`` that of
-    manifest.json; both are empty for a profile of scores measured elsewhere.
+    ``view`` is None while there is no profile, ``settings`` is the whole of config.yaml and empty,
+    and ``manifest`` None, for a profile of scores measured elsewhere.
     """
 
     folder: Path
     view: View | None
     settings: Mapping[str, Any]
-    manifest: Mapping[str, Any]
+    manifest: Manifest | None
     arms: tuple[ArmView, ...]
 
     @property
@@ -163,7 +165,7 @@ class Scan:
     def waiting(self) -> tuple[str, ...]:
         """The planned arms that are not done; a scan that has some still runs, or was stopped."""
         done = {arm.name for arm in self.arms if arm.record}
-        return tuple(name for name in self.manifest.get("arms", ()) if name not in done)
+        return tuple(name for name in (self.manifest.arms if self.manifest else ()) if name not in done)
 
     @property
     def running(self) -> bool:
@@ -174,13 +176,13 @@ class Scan:
 def layer_change(scan: Scan) -> dict[int, float]:
     """Layer -> norm of its change under full training (the first seed's); empty where it was not recorded."""
     records = [arm.record for arm in scan.arms if arm.name == FULL]
-    return norm_by_layer(records[0].get("change_norms") or {}) if records else {}
+    return norm_by_layer(records[0].change_norms) if records and records[0] else {}
 
 
 def read_arm(folder: Path) -> ArmView:
     """Read what an arm has logged so far. The last line may be half-written while it trains and is then left out."""
     name = parse(folder.name)
-    record = read_record(folder / "arm.json") if (folder / "arm.json").exists() else {}
+    record = ArmRecord.read(folder / ARM) if (folder / ARM).exists() else None
     rows = read_lines(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
     for row, where in rows:
         check_metrics(row, where)
@@ -211,11 +213,8 @@ def read_scan(folder: Path) -> Scan:
         raise UserError(f"{config} is not valid YAML ({error}); restore it or remove it") from error
     if not isinstance(settings, Mapping):
         raise UserError(f"{config} should hold `key: value` lines")
-    records = {arm.plan: arm.record for arm in reversed(arms)}
-    manifest = read_object(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
-    layers = manifest.get("num_layers", 1)
-    if not isinstance(manifest.get("arms", {}), Mapping) or type(layers) is not int or layers < 1:
-        raise UserError(f"{folder / 'manifest.json'} should hold 'arms' by name and a number 'num_layers'; restore it")
+    records = {arm.plan: arm.record for arm in reversed(arms) if arm.record}
+    manifest = Manifest.read(folder) if (folder / MANIFEST).exists() else None
     return Scan(
         folder=folder.resolve(),
         view=View.of(Profile.load(path), records) if path.exists() else None,

@@ -1,6 +1,5 @@
 """From the stored scores of a scan folder to ``profile.json`` and ``report.html``."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,9 +18,11 @@ from onelayer.judging.profile import Profile, build_profile, ranking_of_profile
 from onelayer.judging.recommend import Candidate, recommend
 from onelayer.report.page import ReportFiles, write_report
 from onelayer.storage.arm_names import BASE, FULL
-from onelayer.storage.records import norm_by_layer, read_kind
+from onelayer.storage.arm_record import ARM, ArmRecord, records_of
+from onelayer.storage.manifest import Manifest
+from onelayer.storage.records import norm_by_layer
 
-Records = dict[str, list[dict[str, Any]]]
+Records = dict[str, list[ArmRecord]]
 """Arm name without its seed suffix -> the ``arm.json`` of each of its seeds."""
 
 
@@ -31,24 +32,24 @@ def judge_scan(folder: Path) -> tuple[Profile, ReportFiles]:
     Raises:
         UserError: the folder holds no finished scan, or files in it are damaged.
     """
-    manifest = read_manifest(folder)
+    manifest = Manifest.read(folder)
     config = read_yaml(folder / "config.yaml")
-    measured = read_measured(folder, manifest.get("categories"))
-    records = _read_records(folder)
+    measured = read_measured(folder, manifest.categories)
+    records = _by_arm(folder)
     engines = _engines(folder, records, mixed=bool(config.get("mix_engines")))
     if len(_kinds(engines)) > 1:
         which = ", ".join(f"{name} by {engine}" for name, engine in sorted(engines.items()))
         note = f"Arms were trained by different engines, whose updates differ in rounding and maybe in more: {which}."
         measured = replace(measured, notes=(*measured.notes, note))
-    num_layers = manifest["num_layers"]
+    num_layers = manifest.num_layers
     contribution = analyse(measured.scores, measured.layers, num_layers=num_layers, others=measured.others)
-    plans = {name: records[name][0]["plan"] for name in measured.others}
+    plans = {name: records[name][0].plan or "" for name in measured.others}
     selection = {
-        name: float(np.mean([record["selection_score"] for record in seeds]))
+        name: float(np.mean([record.selection_score for record in seeds]))
         for name, seeds in records.items()
-        if seeds[0]["kind"] not in UNJUDGED
+        if seeds[0].kind not in UNJUDGED
     }
-    pairs = [name for name in measured.others if records[name][0]["kind"] in ("pair", "stitched")]
+    pairs = [name for name in measured.others if records[name][0].kind in ("pair", "stitched")]
     additive = [
         additivity(measured.scores, name, [measured.layers[layer] for layer in _layers(plans[name], num_layers)])
         for name in pairs
@@ -66,7 +67,7 @@ def judge_scan(folder: Path) -> tuple[Profile, ReportFiles]:
         model=config["model"],
         task=config["task"] or config["dataset"],
         algorithm=config["algorithm"],
-        versions=manifest["versions"],
+        versions=manifest.versions,
         recommended=recommended,
         plans=plans,
         selection_scores=selection,
@@ -74,11 +75,11 @@ def judge_scan(folder: Path) -> tuple[Profile, ReportFiles]:
         engines=engines,
         partial=len(measured.layers) < num_layers,
         search=config.get("search", "none"),
-        dropped={name: r[0]["dropped_at"] for name, r in records.items() if r[0]["kind"] == "dropped"},
+        dropped={name: r[0].dropped_at for name, r in records.items() if r[0].kind == "dropped"},
         predictors=_predictors(contribution, records),
-        stopped={name: r["stopped"] for name, seeds in records.items() for r in seeds if r.get("stopped")},
+        stopped={name: r.stopped for name, seeds in records.items() for r in seeds if r.stopped},
         trained_parameters={
-            n: seeds[0]["trained_parameters"] for n, seeds in records.items() if n in selection and n != BASE
+            n: seeds[0].trained_parameters for n, seeds in records.items() if n in selection and n != BASE
         },
     )
     profile.save(folder / "profile.json")
@@ -92,9 +93,9 @@ def _engines(folder: Path, records: Records, *, mixed: bool) -> dict[str, str]:
         UserError: several, where the scan was not told to mix them.
     """
     engines = {
-        name: "+".join(sorted({record["engine"] for record in seeds if "engine" in record}))
+        name: "+".join(sorted({record.engine for record in seeds if record.engine}))
         for name, seeds in records.items()
-        if any("engine" in record for record in seeds)
+        if any(record.engine for record in seeds)
     }
     if len(_kinds(engines)) > 1 and not mixed:
         shown = ", ".join(f"{name} by {engine}" for name, engine in sorted(engines.items())[:4])
@@ -117,8 +118,9 @@ def _predictors(contribution: Contribution, records: Records) -> dict[str, dict[
     """
     judged = [(row.layer, row.contribution) for row in contribution.layers if row.contribution is not None]
     predictors = {}
-    for key, name in (("change_norms", "change_norm"), ("first_gradient_norms", "first_gradient_norm")):
-        norms = norm_by_layer(records[FULL][0].get(key) or {})
+    full = records[FULL][0]
+    for name, of_tensors in (("change_norm", full.change_norms), ("first_gradient_norm", full.first_gradient_norms)):
+        norms = norm_by_layer(of_tensors)
         shared = [(norms[layer], c) for layer, c in judged if layer is not None and layer in norms]
         if len(shared) >= FEWEST:
             x, y = (np.array(column) for column in zip(*shared, strict=True))
@@ -136,29 +138,10 @@ def _layers(plan: str, num_layers: int) -> tuple[int, ...]:
     return tuple(sorted(touched))
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """A scan's ``manifest.json``.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    path = folder / "manifest.json"
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} is not the folder of a scan: it has no manifest.json") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    if not isinstance(manifest, dict) or type(manifest.get("num_layers")) is not int or "versions" not in manifest:
-        raise UserError(f"{path} is damaged: it has no number 'num_layers', or no 'versions'")
-    return manifest
-
-
-def _read_records(folder: Path) -> Records:
+def _by_arm(folder: Path) -> Records:
     records: Records = defaultdict(list)
-    for path in sorted(folder.glob("arms/*/arm.json")):
-        record = read_kind(path)
-        if not isinstance(record.get("arm"), str):
-            raise UserError(f"{path} has no 'arm'; restore it")
-        records[record["arm"]].append(record)
+    for run, record in records_of(folder).items():
+        if record.arm is None:
+            raise UserError(f"{folder / 'arms' / run / ARM} has no 'arm'; restore it")
+        records[record.arm].append(record)
     return dict(records)

@@ -109,7 +109,7 @@ def _commands(scan: Scan) -> list[str]:
     recorded = (scan.view.profile.model_extra or {}).get("command") if scan.view else None
     if recorded:
         return [recorded if isinstance(recorded, str) else shlex.join(recorded)]
-    if not scan.manifest:
+    if scan.manifest is None:
         return []
     again = shlex.quote(f"{scan.folder.name}-again")
     return [f"onelayer scan --config {folder}/config.yaml --output {again}", f"onelayer report {folder}"]
@@ -120,11 +120,12 @@ def _facts(scan: Scan) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
     values = scan.view.profile.model_dump() if scan.view else {}
     keys = ("model", "task", "algorithm", "num_layers", "seeds", "seed_sd", "num_problems", "num_samples")
     known = {key: values[key] for key in keys if values.get(key) is not None}
-    pinned = {key: value for key, value in scan.manifest.items() if key not in NOT_SHOWN}
+    manifest = scan.manifest.model_dump(exclude_unset=True) if scan.manifest else {}
+    pinned = {key: value for key, value in manifest.items() if key not in NOT_SHOWN}
     groups = [
         ("Scan", known | pinned),
         ("Settings (config.yaml)", scan.settings),
-        ("Versions", values.get("versions") or scan.manifest.get("versions") or {}),
+        ("Versions", values.get("versions") or manifest.get("versions", {})),
     ]
     return [(name, tuple(_flat(group))) for name, group in groups if group]
 
@@ -132,7 +133,7 @@ def _facts(scan: Scan) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
 def make_section(scan: Scan) -> Section:
     """Everything the page says about one scan."""
     view = scan.view
-    num_layers = view.profile.num_layers if view else int(scan.manifest.get("num_layers", 1))
+    num_layers = view.profile.num_layers if view else (scan.manifest.num_layers if scan.manifest else 1)
     section = Section(
         name=scan.folder.name,
         headline="The scan is running; contributions are known once full training and a layer are scored.",

@@ -126,7 +126,7 @@ def strategies(view: View) -> Table:
 
 def scored_so_far(scan: Scan) -> Table | None:
     """The scores of the arms that are done, before there is a profile; None where there are none."""
-    rows = [(arm.name, wording.number(arm.record["score"], 3)) for arm in scan.arms if "score" in arm.record]
+    rows = [(a.name, wording.number(a.record.score, 3)) for a in scan.arms if a.record and a.record.score is not None]
     return (
         plain_table("Scored so far", ("ArmView",), ("Score",), rows, "Mean scores on the test problems.")
         if rows

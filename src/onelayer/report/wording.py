@@ -113,6 +113,6 @@ def correlation(kind: str, found: Correlation) -> str:
 def progress(scan: Scan) -> str:
     """How far a scan is that is not done."""
     step = max((arm.metrics[-1]["step"] + 1 for arm in scan.arms if arm.metrics), default=0)
-    planned = len(scan.manifest.get("arms", ()))
+    planned = len(scan.manifest.arms) if scan.manifest else 0
     done = f"{planned - len(scan.waiting)} of {count(planned, 'arm')} are done"
     return f"{done}; the furthest has trained {count(step, 'step')}."

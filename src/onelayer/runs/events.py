@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from onelayer.storage.arm_record import ArmRecord
 from onelayer.storage.scores import ArmScores
 from onelayer.training.loop import Record
 from onelayer.training.out_of_memory import Place
@@ -76,7 +77,7 @@ class Finished:
 
     name: str
     scores: ArmScores
-    record: Mapping[str, Any]
+    record: ArmRecord
     """What ``arm.json`` says of it, but for what the keeper knows."""
     delta: Mapping[str, Tensor] | None = None
     """fp32, by the tensors' original names; None for the base."""

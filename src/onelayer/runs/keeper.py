@@ -23,6 +23,7 @@ from onelayer.runs.run_folder import RunFolder
 from onelayer.runs.tracking import Tracker
 from onelayer.runs.trajectories import write_trajectories
 from onelayer.storage.arm_names import BASE, FULL, arm_of
+from onelayer.storage.arm_record import ArmRecord
 from onelayer.storage.files import atomic_path
 from onelayer.storage.scores import write_scores
 from onelayer.tasks.graders.grade import failure_sentence
@@ -131,27 +132,28 @@ class Keeper:
 
     def _finish(self, event: Finished) -> None:
         """Write the delta of an arm at its end, its scores and, last, its record."""
-        name, record, test = event.name, dict(event.record), event.scores
+        name, record, test = event.name, event.record, event.scores
         folder = self.folder.arm(name)
         if event.trajectories is not None:
             write_trajectories(folder / "trajectories.jsonl", event.trajectories)
         if event.delta is not None:
-            write_delta(folder / DELTA, event.delta, self.base, record["plan"])
-            record |= {"engine": self.config.engine, "command": command_line(), **self.about_engine()}
+            assert record.plan is not None
+            write_delta(folder / DELTA, event.delta, self.base, record.plan)
+            record = record.changed(engine=self.config.engine, command=command_line(), **self.about_engine())
         with atomic_path(folder / "scores.parquet") as temporary:
             write_scores(temporary, test)
         self.scores[name] = test.score
         if sentence := failure_sentence(test.reasons, len(test.reward)):
             self.progress.say(f"[yellow]{name}, test problems: {sentence}[/]")
-        found = {"arm": arm_of(name), **record, "reasons": test.reasons, "score": self.scores[name]}
-        self.folder.write_arm(name, found, self.base)
+        scored = {"arm": arm_of(name), "reasons": test.reasons, "score": self.scores[name]}
+        self.folder.write_arm(name, record.changed(**scored), self.base)
         if event.delta is not None:
             self._say_score(name, record)
 
-    def _say_score(self, name: str, record: Mapping[str, Any]) -> None:
+    def _say_score(self, name: str, record: ArmRecord) -> None:
         line = f"[bold]{name}[/]  score {self.scores[name]:.4f}"
         gain, full = self.scores[name] - self.scores[BASE], self.scores.get(FULL)
         line += f" ({gain:+.4f})"
-        if record["kind"] == "layer" and full is not None and full > self.scores[BASE]:
-            line += f"  C({record['layer']}) = {gain / (full - self.scores[BASE]):.2f}"
+        if record.kind == "layer" and full is not None and full > self.scores[BASE]:
+            line += f"  C({record.layer}) = {gain / (full - self.scores[BASE]):.2f}"
         self.progress.say(line)

@@ -19,6 +19,7 @@ from onelayer.models.base import BaseModel
 from onelayer.models.rowwise import MIN_ROWS
 from onelayer.runs.code_hash import source_hashes
 from onelayer.storage.files import checksum
+from onelayer.storage.manifest import Manifest
 from onelayer.tasks.base import Split
 from onelayer.training.prompts import EncodedSplit
 from onelayer.version import __version__
@@ -38,23 +39,23 @@ SHOWN_DIFFERENCES = 8
 
 def build_manifest(
     base: BaseModel, data: Mapping[Split, EncodedSplit], config: TrainConfig, seeds: Sequence[int]
-) -> dict[str, Any]:
+) -> Manifest:
     """Everything that changes a floating-point result. The arms, and which go together, are added as they are named."""
-    return {
-        "num_layers": base.num_layers,
-        "versions": versions(),
-        "code": source_hashes(),
-        "reward": _reward_hash(config),
-        "hardware": hardware(base),
-        "device": base.device.type,
-        "threads": torch.get_num_threads(),
-        "min_rows": MIN_ROWS,
-        "base_hash": base.hash,
-        "dtype": str(base.dtype).removeprefix("torch."),
-        "data": {split: encoded.hash for split, encoded in data.items()},
-        "config": {k: v for k, v in config.model_dump().items() if k not in NO_EFFECT_ON_ARMS},
-        "seeds": list(seeds),
-    }
+    return Manifest(
+        num_layers=base.num_layers,
+        versions=versions(),
+        code=source_hashes(),
+        reward=_reward_hash(config),
+        hardware=hardware(base),
+        device=base.device.type,
+        threads=torch.get_num_threads(),
+        min_rows=MIN_ROWS,
+        base_hash=base.hash,
+        dtype=str(base.dtype).removeprefix("torch."),
+        data={split: encoded.hash for split, encoded in data.items()},
+        config={k: v for k, v in config.model_dump().items() if k not in NO_EFFECT_ON_ARMS},
+        seeds=list(seeds),
+    )
 
 
 def versions() -> dict[str, str]:
@@ -76,7 +77,7 @@ def _reward_hash(config: TrainConfig) -> str | None:
     return checksum(Path(config.reward.rpartition(":")[0]).expanduser()) if config.reward else None
 
 
-def check_same(path: Path, found: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[str]:
+def check_same(path: Path, found: Manifest, manifest: Manifest) -> list[str]:
     """Compare the manifest ``found`` in the folder of a run with that of the command that is to continue it.
 
     Returns:
@@ -85,7 +86,8 @@ def check_same(path: Path, found: Mapping[str, Any], manifest: Mapping[str, Any]
     Raises:
         UserError: there are others, with the first of them.
     """
-    was, now = flat({key: found.get(key) for key in manifest}), flat(manifest)
+    now = pinned(manifest)
+    was = flat({key: getattr(found, key, None) for key in manifest.model_fields_set})
     differing = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
     if refused := [key for key in differing if key not in ONLY_NOTED]:
         shown = "; ".join(_difference(key, was, now) for key in refused[:SHOWN_DIFFERENCES])
@@ -93,10 +95,15 @@ def check_same(path: Path, found: Mapping[str, Any], manifest: Mapping[str, Any]
         raise UserError(f"output '{path}' cannot be resumed, {len(refused)} settings differ: {shown}{more}")
     notes = []
     for key in differing:
-        same = key == "config.max_rows" and manifest["device"] == "cpu"
+        same = key == "config.max_rows" and manifest.device == "cpu"
         what = "the results are the same" if same else "the last bits of what follows may differ"
         notes.append(f"{_difference(key, was, now)}: {what}")
     return notes
+
+
+def pinned(manifest: Manifest) -> dict[str, Any]:
+    """What a manifest pins, with keys like ``config.beta``."""
+    return flat(manifest.model_dump(exclude_unset=True))
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

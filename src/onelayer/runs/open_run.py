@@ -18,9 +18,9 @@ from onelayer.runs.progress import RunProgress
 from onelayer.runs.run import Run
 from onelayer.runs.run_folder import RunFolder
 from onelayer.runs.tracking import open_trackers
+from onelayer.storage.arm_record import ArmRecord
 from onelayer.storage.files import write_json
 from onelayer.storage.lock import locked
-from onelayer.storage.records import read_kind
 from onelayer.tasks.base import Split, Task
 from onelayer.tasks.training import BenchmarkTask
 from onelayer.training.loop import Training
@@ -49,7 +49,7 @@ def open_run(
         UserError: the folder cannot be used, or the reward function misbehaves; a new folder is then removed again.
     """
     engine = engine or Local()
-    manifest = {**build_manifest(base, data, config, seeds), **engine.manifest}
+    manifest = build_manifest(base, data, config, seeds).changed(**engine.manifest)
     if config.resume:
         if not output.is_dir():
             raise UserError(f"output '{output}' holds no run that could be resumed: there is no such folder")
@@ -90,7 +90,7 @@ def _refuse_other_engines(output: Path, config: TrainConfig) -> None:
         UserError: an arm was trained by another engine, or arms were begun by one.
     """
     for path in sorted(output.glob("arms/*/arm.json")):
-        engine = read_kind(path).get("engine", config.engine)
+        engine = ArmRecord.read_judged(path).engine or config.engine
         if engine != config.engine:
             raise UserError(
                 f"arm {path.parent.name} of '{output}' was trained by engine {engine}, and this run's is {config.engine}, "

@@ -22,6 +22,7 @@ from onelayer.runs.progress import RunProgress
 from onelayer.runs.run_folder import RunFolder
 from onelayer.runs.scoring import Evaluate, Scorer
 from onelayer.storage.arm_names import BASE, arm_of
+from onelayer.storage.arm_record import ArmRecord
 from onelayer.storage.scores import read_scores
 from onelayer.tasks.base import Split, Task, notes_of
 from onelayer.training.loop import Training
@@ -99,36 +100,33 @@ class Run:
             Paused: ``stop_at`` was reached.
         """
         by_name = {spec.name: spec for spec in specs}
-        known = {name for names in self.folder.manifest["sets"] for name in names}
+        known = {name for names in self.folder.manifest.sets for name in names}
         self.folder.add_sets(self.runner.plan_sets(self, [spec for spec in specs if spec.name not in known]), specs)
         self.progress.expect([spec.name for spec in specs if not self.folder.finished(spec.name)])
         for name in by_name:
             if self.folder.finished(name):
-                self.keeper.scores.setdefault(name, self.folder.read_arm(name)["score"])
+                self.keeper.scores.setdefault(name, self.folder.read_arm(name).score or 0.0)
         sets = {
             number: [by_name[name] for name in names if name in by_name and not self.folder.finished(name)]
-            for number, names in enumerate(self.folder.manifest["sets"])
+            for number, names in enumerate(self.folder.manifest.sets)
         }
         waiting = {number: named for number, named in sets.items() if named}
         self.runner.run_sets(self, waiting, self.config.steps if until is None else until)
 
     def drop(self, name: str, step: int) -> None:
         """Give up an arm at a rung: it trains no more and is not scored."""
-        spec_record = {"arm": arm_of(name), "kind": "dropped", "dropped_at": step, "score": None}
-        self.folder.write_arm(name, spec_record, self.base)
+        self.folder.write_arm(name, ArmRecord(arm=arm_of(name), kind="dropped", dropped_at=step, score=None), self.base)
         self.progress.forget(name)
 
     def adopt(self, name: str, new_name: str) -> None:
         """Let a finished arm stand for another that would be the same run, under that one's name."""
         if not self.folder.finished(new_name):
             self.folder.copy_arm(name, new_name)
-            self.folder.write_arm(
-                new_name, {**self.folder.read_arm(name), "arm": new_name, "kind": new_name}, self.base
-            )
+            self.folder.write_arm(new_name, self.folder.read_arm(name).changed(arm=new_name, kind=new_name), self.base)
 
     def selection_score(self, name: str) -> float:
         """Score of a finished arm on the selection problems."""
-        return float(self.folder.read_arm(name)["selection_score"])
+        return self.folder.read_arm(name).selection_score or 0.0
 
     def selection_score_at(self, name: str, step: int) -> float:
         """The last score on the selection problems that an arm logged in its first ``step`` steps."""
@@ -157,7 +155,7 @@ class Run:
 
     def scorer(self, place: Place, evaluate: Evaluate | None = None) -> Scorer:
         """What scores the base or a set, in this process or by ``evaluate``."""
-        cuts = list(self.folder.manifest["cuts"])
+        cuts = [*self.folder.manifest.cuts]
         return Scorer(self.base, self.task, self.data, self.config, place, cuts, evaluate)
 
     def set_out(self, number: int, specs: Sequence[ArmSpec], until: int) -> SetUnderWay:
@@ -166,7 +164,7 @@ class Run:
         state = checkpoints.load([spec.name for spec in specs])
         for note in state.notes:
             self.progress.say(f"[yellow]{escape(note)}[/]")
-        cuts = list(self.folder.manifest["cuts"])
+        cuts = self.folder.manifest.cuts
         job = Job(number, specs, until, cuts, state.next_step, state.seconds, state.arms)
         self.progress.start_set(job.names, job.start)
         return SetUnderWay(job, checkpoints, job.start, job.start)

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -22,23 +21,21 @@ from onelayer.runs.checkpoints import Checkpoints
 from onelayer.runs.manifest import check_same
 from onelayer.runs.tracking import append_records
 from onelayer.storage.arm_names import BASE
+from onelayer.storage.arm_record import ARM, ArmRecord
 from onelayer.storage.files import (
     atomic_path,
     checksum,
     in_use,
     make_folder,
-    read_record,
-    read_sealed_or_before,
     remove_leftovers,
-    write_sealed,
     write_text,
     writing,
 )
 from onelayer.storage.lock import LOCK_FILE
+from onelayer.storage.manifest import MANIFEST, Manifest
 from onelayer.training.loop import Record
 from onelayer.training.out_of_memory import Place, with_cuts
 
-MANIFEST, MANIFEST_BEFORE = "manifest.json", "manifest.before.json"
 KEPT_BY_CHECKSUM = (DELTA, "scores.parquet")
 
 
@@ -47,7 +44,7 @@ class RunFolder:
     """The folder of a scan or of a single training run, which has the same files."""
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     notes: list[str] = field(default_factory=list)
     """What was found out of order and put right, in sentences."""
 
@@ -74,7 +71,7 @@ class RunFolder:
         return not found or (begun and not ((path / "arms").is_dir() and any((path / "arms").iterdir())))
 
     @classmethod
-    def create(cls, path: Path, manifest: Mapping[str, Any], config: TrainConfig) -> "RunFolder":
+    def create(cls, path: Path, manifest: Manifest, config: TrainConfig) -> "RunFolder":
         """Write the first files of a run into a folder that is prepared and locked.
 
         Raises:
@@ -82,13 +79,13 @@ class RunFolder:
         """
         make_folder(path / "arms")
         remove_leftovers(path)
-        folder = cls(path, {**manifest, "arms": {}, "sets": [], "cuts": []})
+        folder = cls(path, manifest.changed(arms={}, sets=[], cuts=[]))
         folder._write_config(config)
-        folder._write_manifest()
+        folder.manifest.write(path)
         return folder
 
     @classmethod
-    def resume(cls, path: Path, manifest: Mapping[str, Any], config: TrainConfig) -> "RunFolder":
+    def resume(cls, path: Path, manifest: Manifest, config: TrainConfig) -> "RunFolder":
         """Open the folder of a run, locked, to continue it; begin the run if it was killed before it began.
 
         Raises:
@@ -96,50 +93,41 @@ class RunFolder:
         """
         if not (path / MANIFEST).exists() and cls._empty(path):
             return cls.create(path, manifest, config)
-        found, notes = cls._read_manifest(path)
-        damaged = bool(notes)
-        notes += check_same(path, found, manifest)
+        if not (path / MANIFEST).exists():
+            raise UserError(f"output '{path}' holds no run that could be resumed: it has no {MANIFEST}")
+        found, damage = Manifest.read_or_before(path)
+        notes = ([damage] if damage else []) + check_same(path, found, manifest)
         folder = cls(path, found, notes)
         remove_leftovers(path)
-        if damaged:
-            folder._write_manifest()
-        for name in folder.manifest["arms"]:
+        if damage:
+            found.write(path)
+        for name in folder.manifest.arms:
             folder._check_arm(name)
         folder._check_arm(BASE)
-        for number, names in enumerate(folder.manifest["sets"]):
+        for number, names in enumerate(folder.manifest.sets):
             if all(folder.finished(name) for name in names):
                 folder.checkpoints(number, config.save_total_limit).drop()
         folder._write_config(config)
         return folder
 
-    @classmethod
-    def _read_manifest(cls, path: Path) -> tuple[dict[str, Any], list[str]]:
-        """The manifest, or the one before it where it is damaged, and a sentence about that."""
-        if not (path / MANIFEST).exists():
-            raise UserError(f"output '{path}' holds no run that could be resumed: it has no {MANIFEST}")
-        manifest, damage = read_sealed_or_before(path / MANIFEST, path / MANIFEST_BEFORE)
-        return manifest, [damage] if damage else []
-
-    def _write_manifest(self) -> None:
-        write_sealed(self.path / MANIFEST, self.manifest, before=self.path / MANIFEST_BEFORE)
+    def _pin(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        manifest.write(self.path)
 
     def add_sets(self, sets: Sequence[Sequence[str]], specs: Sequence[ArmSpec]) -> None:
         """Pin in the manifest which arms advance side by side, before their first step."""
         if not sets:
             return
         plans = {spec.name: f"{spec.plan} (seed {spec.seed})" for spec in specs}
-        self.manifest["arms"] |= {name: plans[name] for names in sets for name in names}
-        self.manifest["sets"] += [list(names) for names in sets]
-        self._write_manifest()
+        self._pin(self.manifest.with_sets(sets, plans))
 
     def pin_cut(self, place: Place, step: int, cut: Mapping[str, int]) -> None:
         """Pin that from a step of a set on (or for scoring the base) a batch has fewer rows than was configured."""
-        self.manifest["cuts"].append({"set": place, "step": step, **cut})
-        self._write_manifest()
+        self._pin(self.manifest.changed(cuts=[*self.manifest.cuts, {"set": place, "step": step, **cut}]))
 
     def cuts(self, place: Place, config: TrainConfig, step: int) -> TrainConfig:
         """The configuration as it is for a step of a set: with the rows that memory allowed."""
-        return with_cuts(self.manifest["cuts"], place, config, step)
+        return with_cuts(self.manifest.cuts, place, config, step)
 
     def _write_config(self, config: TrainConfig) -> None:
         settings = {k: v for k, v in config.model_dump().items() if k not in ("resume", "stop_at")}
@@ -159,33 +147,29 @@ class RunFolder:
 
     def finished(self, name: str) -> bool:
         """Whether an arm is done: its ``arm.json`` is written last."""
-        return (self.path / "arms" / name / "arm.json").is_file()
+        return (self.path / "arms" / name / ARM).is_file()
 
-    def read_arm(self, name: str) -> dict[str, Any]:
+    def read_arm(self, name: str) -> ArmRecord:
         """The ``arm.json`` of a finished arm.
 
         Raises:
             UserError: it is damaged.
         """
-        path = self.arm(name) / "arm.json"
-        try:
-            return read_record(path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"'{path}' is damaged ({error}); remove the folder to train its arm again") from error
+        return ArmRecord.read(self.arm(name) / ARM)
 
     def copy_arm(self, name: str, new_name: str) -> None:
         """Copy an arm's files under another name, all but the ``arm.json`` that would make it done."""
         for path in self.arm(name).iterdir():
-            if path.name != "arm.json":
+            if path.name != ARM:
                 with atomic_path(self.arm(new_name) / path.name) as temporary:
                     shutil.copyfile(path, temporary)
 
-    def write_arm(self, name: str, record: Mapping[str, Any], base: BaseModel) -> None:
+    def write_arm(self, name: str, record: ArmRecord, base: BaseModel) -> None:
         """Write an arm's ``arm.json``: the last of its files, so that the arm is done. It has the others' checksums."""
         identity = {"base_model": base.name, "revision": base.revision, "base_hash": base.hash}
         folder = self.arm(name)
         sums = {file: checksum(folder / file) for file in KEPT_BY_CHECKSUM if (folder / file).exists()}
-        write_sealed(folder / "arm.json", {**record, "name": name, **identity, "sha256": sums})
+        record.changed(name=name, **identity, sha256=sums).write(folder / ARM)
 
     def _check_arm(self, name: str) -> None:
         """Compare the files of a finished arm with their checksums.
@@ -196,7 +180,7 @@ class RunFolder:
         if not self.finished(name):
             return
         folder = self.arm(name)
-        for file, expected in self.read_arm(name).get("sha256", {}).items():
+        for file, expected in self.read_arm(name).sha256.items():
             if not (folder / file).is_file() or checksum(folder / file) != expected:
                 raise UserError(
                     f"'{folder / file}' is not what was written there (its checksum differs from the one in arm.json); "

@@ -12,6 +12,7 @@ from onelayer.models.base import BaseModel
 from onelayer.runs.events import Event, FewerRows, Finished, Noted, Said
 from onelayer.runs.trajectories import trajectory_rows
 from onelayer.storage.arm_names import BASE
+from onelayer.storage.arm_record import ArmRecord
 from onelayer.storage.scores import ArmScores
 from onelayer.tasks.base import Split, Task, failures_of
 from onelayer.training.episodes import summary
@@ -47,7 +48,7 @@ class Scorer:
     config: TrainConfig
     place: Place
     """The set, whose cuts hold."""
-    cuts: list[Mapping[str, Any]]
+    cuts: list[dict[str, Any]]
     """All that are known; new ones are added."""
     evaluate: Evaluate | None = None
     """Scores policies on a split, where that is not done in this process alone."""
@@ -101,7 +102,7 @@ def score_base(scorer: Scorer) -> Iterator[Event]:
     yield Noted("scoring the base")
     (test,) = yield from scorer.tests([BASE], [{}])
     (selection,) = yield from scorer.scores("selection", [{}])
-    record = {"arm": BASE, "kind": "base", "selection_score": selection.score, **test.about}
+    record = ArmRecord(arm=BASE, kind="base", selection_score=selection.score, **test.about)
     yield Finished(BASE, test.scores, record, trajectories=test.trajectories)
 
 
@@ -112,19 +113,19 @@ def score_arms(scorer: Scorer, arms: Sequence[Arm], seconds: float) -> Iterator[
     tests = yield from scorer.tests([arm.name for arm in arms], policies)
     selections = yield from scorer.scores("selection", policies)
     for arm, test, selection in zip(arms, tests, selections, strict=True):
-        record = {
-            "kind": arm.kind,
-            "plan": arm.plan,
-            "layer": arm.layer,
-            "seed": arm.seed,
-            "learning_rate": arm.settings.learning_rate,
-            "trained_parameters": arm.num_parameters,
-            "seconds": seconds,
-            "stopped": arm.stopped,
-            "skipped_updates": arm.skipped,
-            "selection_score": selection.score,
-            "change_norms": arm.change_norms(scorer.base),
-            "first_gradient_norms": arm.first_gradient_norms,
+        record = ArmRecord(
+            kind=arm.kind,
+            plan=arm.plan,
+            layer=arm.layer,
+            seed=arm.seed,
+            learning_rate=arm.settings.learning_rate,
+            trained_parameters=arm.num_parameters,
+            seconds=seconds,
+            stopped=arm.stopped,
+            skipped_updates=arm.skipped,
+            selection_score=selection.score,
+            change_norms=arm.change_norms(scorer.base),
+            first_gradient_norms=arm.first_gradient_norms,
             **test.about,
-        }
+        )
         yield Finished(arm.name, test.scores, record, arm.delta(), test.trajectories)

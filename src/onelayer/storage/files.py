@@ -238,23 +238,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
         ValueError: the content is not what was written.
         OSError: there is no such file, or it cannot be read.
     """
-    return _read_object(path, sealed=True)
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Read a JSON object that has a checksum of itself, or one without, as earlier versions wrote it.
-
-    Raises:
-        ValueError: the content is not what was written.
-        OSError: there is no such file, or it cannot be read.
-    """
-    return _read_object(path, sealed=False)
-
-
-def _read_object(path: Path, *, sealed: bool) -> dict[str, Any]:
-    """Read a JSON object, without its checksum, which has to be there where it is ``sealed``."""
     value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict) or (sealed and SEAL not in value) or not seal_holds(value):
+    if not isinstance(value, dict) or SEAL not in value or not seal_holds(value):
         raise ValueError("its checksum does not fit its content")
     return {key: item for key, item in value.items() if key != SEAL}
 

@@ -1,8 +1,4 @@
-"""Reading what arms leave behind, ``arm.json`` and ``metrics.jsonl``: what is damaged is one sentence, never skipped.
-
-Folders get copied, cut short and edited. Keys may be missing, since older versions wrote fewer, or unknown, since newer
-ones write more; a value that is there has the right kind.
-"""
+"""Reading JSON files, with one object or one a line (``metrics.jsonl``): what is damaged is one sentence, never skipped."""
 
 import json
 import math
@@ -13,43 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from onelayer.errors import UserError
-from onelayer.storage.files import seal_holds
-
-TEXTS = ("arm", "name", "kind", "plan", "stopped", "engine", "command", "base_model", "revision", "base_hash")
-NUMBERS = ("score", "selection_score", "seconds", "trained_parameters", "layer", "seed", "learning_rate", "dropped_at")
-NORMS = ("change_norms", "first_gradient_norms")
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """The ``arm.json`` of an arm; those of the first versions have no checksum of themselves.
-
-    Raises:
-        UserError: it cannot be read, is not what was written, or a value is none of its key.
-    """
-    record = read_object(path)
-    if not seal_holds(record):
-        raise UserError(f"{path} is damaged: its content differs from its checksum; restore it")
-    for key, value in record.items():
-        text = key in TEXTS and not isinstance(value, str | None)
-        number = key in NUMBERS and not (value is None or is_number(value))
-        norms = key in NORMS and not (isinstance(value, Mapping) and all(is_number(norm) for norm in value.values()))
-        if text or number or norms:
-            raise UserError(f"{path} has a '{key}' that is {value!r}; restore it")
-    return record
-
-
-def read_kind(path: Path) -> dict[str, Any]:
-    """The ``arm.json`` of an arm, with at least its ``kind`` and, for a layer alone, ``layer``.
-
-    Raises:
-        UserError: as :func:`read_record`, or one of them is missing.
-    """
-    record = read_record(path)
-    if not isinstance(record.get("kind"), str):
-        raise UserError(f"{path} has no 'kind' (base, full, layer or strategy); restore it")
-    if record["kind"] == "layer" and not isinstance(record.get("layer"), int):
-        raise UserError(f"{path} is of kind 'layer' but 'layer' is {record.get('layer')!r}, not a number")
-    return record
 
 
 def read_object(path: Path) -> dict[str, Any]:

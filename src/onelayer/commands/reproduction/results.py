@@ -11,7 +11,8 @@ from onelayer.commands.reproduction.running import Places
 from onelayer.commands.reproduction.study import Scan, Study
 from onelayer.judging.profile import LayerProfile, Profile
 from onelayer.storage.arm_names import FULL, parse
-from onelayer.storage.records import read_kind, read_object
+from onelayer.storage.arm_record import ARM, ArmRecord
+from onelayer.storage.records import read_object
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,13 @@ def _read(scan: Scan, folder: Path) -> Result:
     for path in sorted(folder.glob("arms/layer-*/arm.json")):
         name = parse(path.parent.name)
         if name.layer is not None:
-            by_seed[name.seed][name.layer] = read_kind(path)["score"]
+            by_seed[name.seed][name.layer] = ArmRecord.read_judged(path).score or 0.0
     vote = read_object(folder / "vote.json") if scan.voters else None
-    full = read_kind(folder / "arms" / FULL / "arm.json")
+    full = ArmRecord.read_judged(folder / "arms" / FULL / ARM)
     return Result(
         scan,
         Profile.load(folder),
-        full["learning_rate"],
+        full.learning_rate or 0.0,
         tuple(by_seed[seed] for seed in sorted(by_seed)),
         vote,
     )

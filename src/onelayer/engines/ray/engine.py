@@ -22,8 +22,9 @@ from onelayer.errors import UserError
 from onelayer.models.base import BaseModel, checkpoint_dtype, load_base
 from onelayer.runs.events import Said
 from onelayer.runs.inputs import load_model
-from onelayer.runs.manifest import build_manifest, flat, short
+from onelayer.runs.manifest import build_manifest, pinned, short
 from onelayer.runs.run import Runner
+from onelayer.storage.manifest import Manifest
 from onelayer.tasks.base import Split, Task
 from onelayer.training.loop import Training
 from onelayer.training.prompts import EncodedSplit
@@ -94,7 +95,7 @@ class RayEngine:
         self.workers.start(count)
         self.workers.wait_for_all()
         greetings = [handle.greeting for handle in self.workers.handles if handle.greeting is not None]
-        self.manifest = {key: greetings[0].manifest[key] for key in WHERE}
+        self.manifest = {key: getattr(greetings[0].manifest, key) for key in WHERE}
         # On a CPU those on one machine share what is free.
         sharing = Counter(greeting.node for greeting in greetings)
         self._free = min(g.free if size.gpus else g.free // sharing[g.node] for g in greetings)
@@ -157,7 +158,7 @@ class RayEngine:
             self.workers.drop(handle)
 
 
-def check_greeting(greeting: Greeting, here: Mapping[str, Any]) -> None:
+def check_greeting(greeting: Greeting, here: Manifest) -> None:
     """A worker computes with what this process has, or not at all.
 
     Args:
@@ -167,7 +168,7 @@ def check_greeting(greeting: Greeting, here: Mapping[str, Any]) -> None:
     Raises:
         UserError: with the first differences.
     """
-    was, now = flat(greeting.manifest), flat(here)
+    was, now = pinned(greeting.manifest), pinned(here)
     keys = [key for key in sorted(was.keys() | now.keys()) if key.partition(".")[0] not in (*WHERE, "config")]
     if differing := [key for key in keys if was.get(key) != now.get(key)]:
         shown = [f"{key} is {short(was.get(key))} there and {short(now.get(key))} here" for key in differing]
@@ -183,7 +184,7 @@ def _tell(greetings: Sequence[Greeting]) -> None:
     said: dict[Said, None] = dict.fromkeys(each for greeting in greetings for each in greeting.said)
     for each in said:
         log.log(logging.WARNING if each.warns else logging.INFO, "%s", each.text)
-    kinds = sorted({str(greeting.manifest["hardware"]) for greeting in greetings})
+    kinds = sorted({str(greeting.manifest.hardware) for greeting in greetings})
     if len(kinds) > 1:
         log.warning(
             "the workers have different hardware (%s): the last bits of an arm depend on which of them trains it",

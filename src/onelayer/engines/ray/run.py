@@ -52,7 +52,7 @@ class RayRunner:
             while not (idle := self.workers.idle()):
                 self.workers.answers(POLL_SECONDS)
             handle = idle[0]
-            handle.tell("begin_base", run.folder.manifest["cuts"])
+            handle.tell("begin_base", run.folder.manifest.cuts)
             handle.ask("go_on")
             while not (answers := [answer for each, answer in self.workers.answers(POLL_SECONDS) if each is handle]):
                 pass

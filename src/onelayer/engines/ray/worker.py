@@ -25,6 +25,7 @@ from onelayer.runs.interrupt import Interrupted
 from onelayer.runs.manifest import build_manifest
 from onelayer.runs.scoring import Scorer, score_base
 from onelayer.runs.sets import free_memory
+from onelayer.storage.manifest import Manifest
 from onelayer.training.loop import Training
 from onelayer.training.out_of_memory import OutOfMemory, free_leftovers
 
@@ -40,7 +41,7 @@ class Greeting:
     process: int
     node: str
     """Ray's name of the machine."""
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     """Everything here that changes a floating-point result."""
     free: int
     """Bytes that are free where the model is."""
@@ -99,7 +100,9 @@ class ArmWorker:
 
     def begin_base(self, cuts: Sequence[Mapping[str, Any]]) -> None:
         """Be ready to score the base."""
-        self._work = score_base(Scorer(self._base, self._task, self._data, self.config, "base", list(cuts)))
+        self._work = score_base(
+            Scorer(self._base, self._task, self._data, self.config, "base", [dict(cut) for cut in cuts])
+        )
 
     def begin_set(self, job: Job, seeds: tuple[int, ...], rungs: tuple[int, ...]) -> None:
         """Be ready to train a set of arms; all that may fail does so in the first :meth:`go_on`."""

@@ -58,7 +58,7 @@ class TrlRunner:
 
         trained = self._together.train(spec, on_record)
         run.keeper.base = self._together.base
-        if trained.stopped and len(run.folder.manifest["arms"]) == 1:
+        if trained.stopped and len(run.folder.manifest.arms) == 1:
             raise RunStopped(f"training stopped after {trained.updates} updates: {trained.stopped}")
         arm = finished_arm(run.base, spec, trained, optimizer_settings(spec, run.config))
         arm.check_moved(run.base)

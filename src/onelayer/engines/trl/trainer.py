@@ -32,7 +32,7 @@ from onelayer.errors import RunStopped, UserError
 from onelayer.models.base import BaseModel, wrap_model
 from onelayer.models.tokenizer import load_tokenizer
 from onelayer.runs.tracking import append_records, numbers
-from onelayer.storage.files import write_json
+from onelayer.storage.arm_record import ARM, ArmRecord
 
 ENGINE = "trl"
 WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
@@ -304,28 +304,28 @@ class _Files(TrainerCallback):  # type: ignore[misc]
         trainer, folder = self._trainer, Path(args.output_dir)
         trainer.save_delta(folder / DELTA)
         if state.is_world_process_zero:
-            write_json(folder / "arm.json", {**arm_record(trainer), "updates": state.global_step})
+            arm_record(trainer).changed(updates=state.global_step).write(folder / ARM)
 
 
-def arm_record(trainer: OneLayerGRPOTrainer) -> dict[str, Any]:
+def arm_record(trainer: OneLayerGRPOTrainer) -> ArmRecord:
     """What ``arm.json`` says of an arm before it is scored."""
     base, spec = trainer.base, trainer.spec
-    return {
-        "arm": spec.name,
-        "name": spec.name,
-        "kind": spec.kind,
-        "plan": spec.plan,
-        "layer": spec.layer,
-        "seed": spec.seed,
-        "engine": ENGINE,
-        "processes": trainer.accelerator.num_processes,
-        "learning_rate": trainer.args.learning_rate,
-        "trained_parameters": spec.trained_parameters(base, spec.rates),
-        "first_gradient_norms": trainer.first_gradient_norms,
-        "base_model": base.name,
-        "revision": base.revision,
-        "base_hash": base.hash,
-    }
+    return ArmRecord(
+        arm=spec.name,
+        name=spec.name,
+        kind=spec.kind,
+        plan=spec.plan,
+        layer=spec.layer,
+        seed=spec.seed,
+        engine=ENGINE,
+        processes=trainer.accelerator.num_processes,
+        learning_rate=trainer.args.learning_rate,
+        trained_parameters=spec.trained_parameters(base, spec.rates),
+        first_gradient_norms=trainer.first_gradient_norms,
+        base_model=base.name,
+        revision=base.revision,
+        base_hash=base.hash,
+    )
 
 
 def plain_name(name: str) -> str:
