@@ -221,29 +221,8 @@ def build_profile(
     """
     selection_scores, plans = selection_scores or {}, plans or {}
 
-    def measures(arm: ArmContribution) -> dict[str, Any]:
-        low, high = arm.contribution_ci or (None, None)
-        return {
-            "score": arm.score,
-            "contribution": arm.contribution,
-            "ci_low": low,
-            "ci_high": high,
-            "verdict": arm.verdict,
-            "difference": arm.difference,
-            "difference_ci": arm.difference_ci,
-            "p_full": arm.p_full,
-            "p_base": arm.p_base,
-            "p_full_holm": arm.p_full_holm,
-            "p_base_holm": arm.p_base_holm,
-            "flip_sd": arm.flip_sd,
-            "selection_score": selection_scores.get(arm.name),
-            "truncation_rate": measured.truncation_rate.get(arm.name),
-            "mean_length": measured.mean_length.get(arm.name),
-            "seeds": measured.seeds[arm.name],
-        }
-
     layers = [
-        LayerProfile(layer=arm.layer, depth=arm.depth, **measures(arm))
+        LayerProfile(layer=arm.layer, depth=arm.depth, **_measures(arm, measured, selection_scores))
         for arm in contribution.layers
         if arm.layer is not None and arm.depth is not None
     ]
@@ -270,7 +249,9 @@ def build_profile(
         num_samples=measured.num_samples,
         seeds=max(measured.seeds.values()),
         strategies=[
-            StrategyProfile(name=arm.name, plan=plans.get(arm.name, arm.name), **measures(arm))
+            StrategyProfile(
+                name=arm.name, plan=plans.get(arm.name, arm.name), **_measures(arm, measured, selection_scores)
+            )
             for arm in contribution.others
         ],
         pairs=list(pairs),
@@ -278,3 +259,26 @@ def build_profile(
         mean_length=dict(measured.mean_length),
         **extra,
     )
+
+
+def _measures(arm: ArmContribution, measured: MeasuredScores, selection_scores: Mapping[str, float]) -> dict[str, Any]:
+    """What a profile says of every arm that was judged."""
+    low, high = arm.contribution_ci or (None, None)
+    return {
+        "score": arm.score,
+        "contribution": arm.contribution,
+        "ci_low": low,
+        "ci_high": high,
+        "verdict": arm.verdict,
+        "difference": arm.difference,
+        "difference_ci": arm.difference_ci,
+        "p_full": arm.p_full,
+        "p_base": arm.p_base,
+        "p_full_holm": arm.p_full_holm,
+        "p_base_holm": arm.p_base_holm,
+        "flip_sd": arm.flip_sd,
+        "selection_score": selection_scores.get(arm.name),
+        "truncation_rate": measured.truncation_rate.get(arm.name),
+        "mean_length": measured.mean_length.get(arm.name),
+        "seeds": measured.seeds[arm.name],
+    }

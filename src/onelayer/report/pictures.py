@@ -3,10 +3,11 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from onelayer.report.data import Entry, View
 from onelayer.report.quantity import Quantity
-from onelayer.report.verdicts import GREY, LOOKS
+from onelayer.report.verdicts import GREY, LOOKS, Look
 from onelayer.storage.files import atomic_path
 
 PICTURES = ("contribution.png", "contribution.svg", "contribution.csv")
@@ -78,6 +79,26 @@ def write_csv(view: View, path: Path) -> None:
         writer.writerows(csv_row(row) for row in (view.base, view.full, *view.layers, *view.strategies))
 
 
+def _draw_group(axes: Any, quantity: Quantity, verdict: str, look: Look, group: Sequence[tuple[Entry, float]]) -> None:
+    """The layers of one verdict, each with its interval."""
+    intervals = [quantity.interval(row) or (value, value) for row, value in group]
+    axes.errorbar(
+        [row.place for row, _ in group],
+        [value for _, value in group],
+        yerr=[
+            # A file that was changed by hand may have its point outside of its interval.
+            [max(0.0, value - low) for (low, _), (_, value) in zip(intervals, group, strict=True)],
+            [max(0.0, high - value) for (_, high), (_, value) in zip(intervals, group, strict=True)],
+        ],
+        fmt=look.matplotlib,
+        color=look.colour,
+        markerfacecolor="white" if verdict == "undecided" else look.colour,
+        markersize=6.5 if look.matplotlib == "*" else 4.2,
+        elinewidth=0.9,
+        label=verdict,
+    )
+
+
 def draw(view: View, paths: Sequence[Path]) -> None:
     """Draw C (or S - S_base where C is refused) of every layer against relative depth; the suffix says the format.
 
@@ -107,24 +128,8 @@ def draw(view: View, paths: Sequence[Path]) -> None:
         )
         for verdict, look in LOOKS.items():
             group = [(row, value) for row, value in points if row.verdict == verdict]
-            if not group:
-                continue
-            intervals = [quantity.interval(row) or (value, value) for row, value in group]
-            axes.errorbar(
-                [row.place for row, _ in group],
-                [value for _, value in group],
-                yerr=[
-                    # A file that was changed by hand may have its point outside of its interval.
-                    [max(0.0, value - low) for (low, _), (_, value) in zip(intervals, group, strict=True)],
-                    [max(0.0, high - value) for (_, high), (_, value) in zip(intervals, group, strict=True)],
-                ],
-                fmt=look.matplotlib,
-                color=look.colour,
-                markerfacecolor="white" if verdict == "undecided" else look.colour,
-                markersize=6.5 if look.matplotlib == "*" else 4.2,
-                elinewidth=0.9,
-                label=verdict,
-            )
+            if group:
+                _draw_group(axes, quantity, verdict, look, group)
         axes.set(
             xlabel="Relative depth $k/(L-1)$",
             ylabel=quantity.axis,

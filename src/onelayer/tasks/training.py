@@ -6,6 +6,7 @@ benchmark problem and those whose reference cannot be used. What was left out is
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -206,29 +207,13 @@ def draw_problems(
     overlap = Overlap(avoid, ngram) if ngram else None
     problems: list[Problem] = []
     digests: set[bytes] = set()
-    seen = not_kept = unusable = repeated = overlapping = 0
+    looked_at: Counter[str] = Counter()
     for index in _random_order(len(rows), seed).tolist():
         if len(problems) == selection + wanted:
             break
-        seen += 1
-        row, where = rows[index], f"training set '{training.name}', row {index}"
-        if not all(keep(row) for keep in training.keep):
-            not_kept += 1
-            continue
-        values = training.values(row, where)
-        try:
-            expected = training.expected(values, where)
-        except UserError:  # one bad row in a large set is counted, not fatal
-            unusable += 1
-            continue
-        problem = _problem(training, index, values, expected, chat, None)
-        digest = hashlib.sha256(json.dumps(problem.prompt).encode()).digest()
-        if digest in digests:
-            repeated += 1
-        elif overlap is not None and str(values["problem"]) in overlap:
-            overlapping += 1
-        else:
-            digests.add(digest)
+        kind, problem = _looked_at(training, rows[index], index, chat, digests, overlap)
+        looked_at[kind] += 1
+        if problem is not None:
             problems.append(problem)
     if len(problems) <= selection:
         raise UserError(
@@ -236,8 +221,31 @@ def draw_problems(
             "selection problems and training; lower selection_size"
         )
     train = len(problems) - selection
-    draw = Draw(len(rows), seen, not_kept, unusable, repeated, overlapping, ngram, selection, train)
-    return draw, problems
+    seen = looked_at.total()
+    counts = [looked_at[kind] for kind in ("not kept", "unusable", "repeated", "overlapping")]
+    return Draw(len(rows), seen, *counts, ngram, selection, train), problems
+
+
+def _looked_at(
+    training: TrainingSet, row: Row, index: int, chat: bool, digests: set[bytes], overlap: Overlap | None
+) -> tuple[str, Problem | None]:
+    """What a row turned out to be, and its problem where it can be used; the prompt's digest is then added."""
+    where = f"training set '{training.name}', row {index}"
+    if not all(keep(row) for keep in training.keep):
+        return "not kept", None
+    values = training.values(row, where)
+    try:
+        expected = training.expected(values, where)
+    except UserError:  # one bad row in a large set is counted, not fatal
+        return "unusable", None
+    problem = _problem(training, index, values, expected, chat, None)
+    digest = hashlib.sha256(json.dumps(problem.prompt).encode()).digest()
+    if digest in digests:
+        return "repeated", None
+    if overlap is not None and str(values["problem"]) in overlap:
+        return "overlapping", None
+    digests.add(digest)
+    return "used", problem
 
 
 def local_files(option: str | None, sets: Sequence[ProblemSet]) -> dict[str, str]:

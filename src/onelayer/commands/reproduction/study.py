@@ -162,24 +162,28 @@ def study_of(scale: Scale) -> Study:
     scans.append(Scan("boxed-qwen3-grpo", boxed, "math", "grpo", {**common, "seeds": SEEDS}))
     if not on_gpu:
         scans += [
-            Scan(f"math-{base.name}", base, "math", "grpo", dict(common), part="depth")
-            for base in (
-                Base("qwen3-4-layers", "qwen3", "arithmetic", layers=4),
-                Base("qwen3-16-layers", "qwen3", "arithmetic", layers=16),
-                Base("qwen3-300-steps", "qwen3", "arithmetic", steps=300),
-                Base("qwen3-3000-steps", "qwen3", "arithmetic", steps=3000),
-            )
-        ]
-        scans += [
-            Scan(
-                f"{domain}-{FAMILIES[0]}-grpo-rate-{rate:.0e}",
-                base_of(FAMILIES[0], TASKS[domain]),
-                domain,
-                "grpo",
-                {"learning_rate": rate},
-                part="rate",
-            )
-            for domain, rate in OTHER_RATE.items()
+            *_depth_scans(common),
+            *(_rate_scan(domain, base_of(FAMILIES[0], TASKS[domain])) for domain in OTHER_RATE),
         ]
     # What takes long begins first, so that the processes end together.
     return Study(scale, tuple(sorted(scans, key=lambda scan: -scan.seeds * (3 if scan.voters else 1))))
+
+
+def _depth_scans(common: Mapping[str, str | int | float | bool]) -> list[Scan]:
+    """Other depths, and other lengths of pretraining."""
+    return [
+        Scan(f"math-{base.name}", base, "math", "grpo", dict(common), part="depth")
+        for base in (
+            Base("qwen3-4-layers", "qwen3", "arithmetic", layers=4),
+            Base("qwen3-16-layers", "qwen3", "arithmetic", layers=16),
+            Base("qwen3-300-steps", "qwen3", "arithmetic", steps=300),
+            Base("qwen3-3000-steps", "qwen3", "arithmetic", steps=3000),
+        )
+    ]
+
+
+def _rate_scan(domain: Domain, base: Base) -> Scan:
+    """A scan at another learning rate."""
+    rate = OTHER_RATE[domain]
+    name = f"{domain}-{FAMILIES[0]}-grpo-rate-{rate:.0e}"
+    return Scan(name, base, domain, "grpo", {"learning_rate": rate}, part="rate")

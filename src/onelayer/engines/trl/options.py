@@ -60,13 +60,30 @@ def grpo_config(config: TrainConfig, spec: ArmSpec, base: BaseModel, task: Task,
     processes = PartialState().num_processes
     given = check_options(config, processes)
     sizes = update_sizes(config, task, processes)
+    ours = {"output_dir": output, **_ours(config, spec, base, sizes, processes)}
+    defaults: dict[str, Any] = {
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+        "ddp_find_unused_parameters": False,
+        "log_level": "error",
+    }
+    assert ours.keys() == OURS
+    try:
+        return GRPOConfig(**ours, **{**defaults, **given})
+    except (TypeError, ValueError) as error:
+        if not given:
+            raise
+        raise UserError(f"engine_options '{config.engine_options}': {' '.join(str(error).split())}") from error
+
+
+def _ours(config: TrainConfig, spec: ArmSpec, base: BaseModel, sizes: UpdateSizes, processes: int) -> dict[str, Any]:
+    """TRL's options that follow from onelayer's, all but the folder."""
     settings = optimizer_settings(spec, config)
     passes = sizes.minis * sizes.passes
     group = config.num_generations
     # TRL wants whole groups in a step by its own count of rows, which only sizes its passes without gradients here.
     unit = group // math.gcd(group, processes * passes)
-    ours: dict[str, Any] = {
-        "output_dir": output,
+    return {
         "seed": spec.seed,
         "use_cpu": base.device.type == "cpu",
         "bf16": base.dtype == torch.bfloat16,
@@ -100,19 +117,6 @@ def grpo_config(config: TrainConfig, spec: ArmSpec, base: BaseModel, task: Task,
         "save_strategy": "no",
         "report_to": "none",
     }
-    defaults: dict[str, Any] = {
-        "gradient_checkpointing": False,
-        "disable_tqdm": True,
-        "ddp_find_unused_parameters": False,
-        "log_level": "error",
-    }
-    assert ours.keys() == OURS
-    try:
-        return GRPOConfig(**ours, **{**defaults, **given})
-    except (TypeError, ValueError) as error:
-        if not given:
-            raise
-        raise UserError(f"engine_options '{config.engine_options}': {' '.join(str(error).split())}") from error
 
 
 def check_options(config: TrainConfig, processes: int) -> dict[str, Any]:

@@ -65,7 +65,6 @@ def job(
         UserError: settings that verl does not have.
     """
     _refuse(config, spec)
-    beta = config.beta
     return {
         "hydra": {"searchpath": ["pkg://verl.trainer.config"]},
         "defaults": ["ppo_trainer", "_self_"],
@@ -91,43 +90,8 @@ def job(
                 "use_remove_padding": True,
                 "enable_gradient_checkpointing": True,
             },
-            "actor": {
-                # FSDP1 would need use_orig_params, since it flattens trained and frozen tensors together.
-                "strategy": "fsdp2",
-                "ppo_mini_batch_size": config.mini_batch_size or config.train_batch_size,
-                "ppo_micro_batch_size_per_gpu": config.micro_batch_size,
-                "ppo_epochs": config.num_iterations,
-                "clip_ratio": config.epsilon,
-                "clip_ratio_low": config.epsilon,
-                "clip_ratio_high": config.epsilon_high or config.epsilon,
-                "policy_loss": {"loss_mode": "gspo" if config.importance_sampling_level == "sequence" else "vanilla"},
-                "loss_agg_mode": LOSS_AGGREGATION[config.loss_type],
-                "loss_scale_factor": config.max_completion_length if config.loss_type == "dr_grpo" else None,
-                "entropy_coeff": 0,
-                "use_kl_loss": beta > 0,
-                "kl_loss_coef": beta,
-                "kl_loss_type": "low_var_kl",
-                "grad_clip": config.max_grad_norm,
-                "data_loader_seed": config.seed,
-                "optim": {
-                    "lr": config.learning_rate,
-                    "weight_decay": config.weight_decay,
-                    "betas": [config.adam_beta1, config.adam_beta2],
-                    "clip_grad": config.max_grad_norm,
-                    "lr_warmup_steps": config.warmup_steps,
-                    "lr_scheduler_type": config.lr_scheduler_type,
-                    "override_optimizer_config": {"eps": config.adam_epsilon},
-                },
-            },
-            "rollout": {
-                "name": "vllm",
-                "n": config.num_generations,
-                "temperature": config.temperature,
-                "top_p": config.top_p,
-                "top_k": config.top_k or -1,
-                "tensor_model_parallel_size": 1,
-                "log_prob_micro_batch_size_per_gpu": config.micro_batch_size,
-            },
+            "actor": _actor(config),
+            "rollout": _rollout(config),
             "ref": {"strategy": "fsdp2", "log_prob_micro_batch_size_per_gpu": config.micro_batch_size},
         },
         "critic": {"strategy": "fsdp2"},
@@ -141,6 +105,51 @@ def job(
             "experiment_name": spec.name,
             "logger": ["console"],
         },
+    }
+
+
+def _actor(config: TrainConfig) -> dict[str, Any]:
+    """The update: loss and optimizer."""
+    return {
+        # FSDP1 would need use_orig_params, since it flattens trained and frozen tensors together.
+        "strategy": "fsdp2",
+        "ppo_mini_batch_size": config.mini_batch_size or config.train_batch_size,
+        "ppo_micro_batch_size_per_gpu": config.micro_batch_size,
+        "ppo_epochs": config.num_iterations,
+        "clip_ratio": config.epsilon,
+        "clip_ratio_low": config.epsilon,
+        "clip_ratio_high": config.epsilon_high or config.epsilon,
+        "policy_loss": {"loss_mode": "gspo" if config.importance_sampling_level == "sequence" else "vanilla"},
+        "loss_agg_mode": LOSS_AGGREGATION[config.loss_type],
+        "loss_scale_factor": config.max_completion_length if config.loss_type == "dr_grpo" else None,
+        "entropy_coeff": 0,
+        "use_kl_loss": config.beta > 0,
+        "kl_loss_coef": config.beta,
+        "kl_loss_type": "low_var_kl",
+        "grad_clip": config.max_grad_norm,
+        "data_loader_seed": config.seed,
+        "optim": {
+            "lr": config.learning_rate,
+            "weight_decay": config.weight_decay,
+            "betas": [config.adam_beta1, config.adam_beta2],
+            "clip_grad": config.max_grad_norm,
+            "lr_warmup_steps": config.warmup_steps,
+            "lr_scheduler_type": config.lr_scheduler_type,
+            "override_optimizer_config": {"eps": config.adam_epsilon},
+        },
+    }
+
+
+def _rollout(config: TrainConfig) -> dict[str, Any]:
+    """How completions are drawn."""
+    return {
+        "name": "vllm",
+        "n": config.num_generations,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "top_k": config.top_k or -1,
+        "tensor_model_parallel_size": 1,
+        "log_prob_micro_batch_size_per_gpu": config.micro_batch_size,
     }
 
 

@@ -87,15 +87,7 @@ def gigpo_advantages(
             f"rewards, groups, trajectories and observations have {len(rewards_R)}, {len(groups_R)}, "
             f"{len(trajectories_R)} and {len(observations)} rows; they must be equally many"
         )
-    turn_rewards_R = rewards_R.double()
-    row_penalties_R = torch.zeros_like(turn_rewards_R)
-    if penalties_R is not None and penalty_placement == "reward":
-        turn_rewards_R = turn_rewards_R - penalties_R.double()
-    elif penalties_R is not None:
-        if episode_statistics == "trajectory":
-            raise ValueError('penalty_placement="row" needs episode_statistics="step"')
-        row_penalties_R = penalties_R.double()
-
+    turn_rewards_R, row_penalties_R = _penalised(rewards_R.double(), penalties_R, penalty_placement, episode_statistics)
     episode_R = episode_advantages(
         episode_returns(turn_rewards_R, trajectories_R) - row_penalties_R,
         groups_R,
@@ -111,6 +103,20 @@ def gigpo_advantages(
     total_R = episode_R + step_advantage_w * step_R
     dtype = rewards_R.dtype
     return GigpoAdvantages(total_R.to(dtype), episode_R.to(dtype), step_R.to(dtype), anchors_R)
+
+
+def _penalised(
+    rewards_R: Tensor, penalties_R: Tensor | None, placement: PenaltyPlacement, statistics: EpisodeStatistics
+) -> tuple[Tensor, Tensor]:
+    """Rewards less the penalties that are placed on them, and the penalties that are placed on rows, both (rows,)."""
+    none_R = torch.zeros_like(rewards_R)
+    if penalties_R is None:
+        return rewards_R, none_R
+    if placement == "reward":
+        return rewards_R - penalties_R.double(), none_R
+    if statistics == "trajectory":
+        raise ValueError('penalty_placement="row" needs episode_statistics="step"')
+    return rewards_R, penalties_R.double()
 
 
 def episode_returns(rewards_R: Tensor, trajectories_R: Tensor) -> Tensor:
