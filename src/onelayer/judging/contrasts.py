@@ -68,11 +68,9 @@ class Contrasts(Protocol):
     @property
     def names(self) -> tuple[str, ...]:
         """The arms, in the order of the weights."""
-        ...
 
     def estimate(self, weights: ArrayLike) -> Estimate:
         """Estimate contrasts. ``weights`` has shape (..., arms); the result has shape (...)."""
-        ...
 
 
 def unit(scores: Contrasts, name: str) -> Array:

@@ -79,7 +79,9 @@ def write_csv(view: View, path: Path) -> None:
         writer.writerows(csv_row(row) for row in (view.base, view.full, *view.layers, *view.strategies))
 
 
-def _draw_group(axes: Any, quantity: Quantity, verdict: str, look: Look, group: Sequence[tuple[Entry, float]]) -> None:
+def _draw_group(
+    axes: Any, quantity: Quantity, verdict: str | None, look: Look, group: Sequence[tuple[Entry, float]]
+) -> None:
     """The layers of one verdict, each with its interval."""
     intervals = [quantity.interval(row) or (value, value) for row, value in group]
     axes.errorbar(

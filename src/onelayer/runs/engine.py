@@ -20,7 +20,6 @@ class Engine(Protocol):
     @property
     def manifest(self) -> Mapping[str, Any]:
         """What the run's manifest says of where arms are trained, if that is not this process."""
-        ...
 
     def load(self, config: TrainConfig) -> BaseModel:
         """The base, as this process needs it.
@@ -28,7 +27,6 @@ class Engine(Protocol):
         Raises:
             UserError: a model that cannot be loaded.
         """
-        ...
 
     def leads(self, base: BaseModel, task: Task, data: dict[Split, EncodedSplit], specs: Sequence[ArmSpec]) -> bool:
         """Whether this process is to go on with the command; False after it has helped the one that does.
@@ -38,11 +36,9 @@ class Engine(Protocol):
         Raises:
             UserError: one of the arms is none that this engine trains, or there is nothing to train them with.
         """
-        ...
 
     def runner(self, training: Training, data: Mapping[Split, EncodedSplit]) -> Runner:
         """The way in which this engine runs sets of arms, once it leads."""
-        ...
 
 
 class Local:

@@ -35,11 +35,9 @@ class Runner(Protocol):
 
     def about(self) -> Mapping[str, Any]:
         """What ``arm.json`` says of what trained an arm."""
-        ...
 
     def plan_sets(self, run: "Run", specs: Sequence[ArmSpec]) -> list[list[str]]:
         """Which of some new arms go together: names, by set."""
-        ...
 
     def score_base(self, run: "Run") -> None:
         """Score the base.
@@ -48,7 +46,6 @@ class Runner(Protocol):
             UserError: the reward misbehaves.
             RunStopped: it cannot be scored.
         """
-        ...
 
     def run_sets(self, run: "Run", sets: Mapping[int, Sequence[ArmSpec]], until: int) -> None:
         """Train sets of arms, each by its number, to a step; at the last one score them.
@@ -57,7 +54,6 @@ class Runner(Protocol):
             RunStopped: training cannot go on.
             Paused: ``stop_at`` was reached.
         """
-        ...
 
 
 @dataclass

@@ -13,11 +13,9 @@ class Tracker(Protocol):
 
     def log(self, arm: str, record: Mapping[str, Any]) -> None:
         """Take the metrics of one step."""
-        ...
 
     def close(self) -> None:
         """Write what is still held back."""
-        ...
 
 
 class TensorBoard:

@@ -68,16 +68,13 @@ class Task(Protocol):
     @property
     def name(self) -> str:
         """As in reports; a plain attribute does."""
-        ...
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """The problems of a split, in a fixed order. The splits are disjoint in ids and in prompts."""
-        ...
 
     @property
     def reward(self) -> Reward:
         """The reward; a plain method does."""
-        ...
 
 
 def notes_of(task: Task) -> Sequence[str]:

@@ -221,9 +221,18 @@ def draw_problems(
             "selection problems and training; lower selection_size"
         )
     train = len(problems) - selection
-    seen = looked_at.total()
-    counts = [looked_at[kind] for kind in ("not kept", "unusable", "repeated", "overlapping")]
-    return Draw(len(rows), seen, *counts, ngram, selection, train), problems
+    draw = Draw(
+        len(rows),
+        looked_at.total(),
+        looked_at["not kept"],
+        looked_at["unusable"],
+        looked_at["repeated"],
+        looked_at["overlapping"],
+        ngram,
+        selection,
+        train,
+    )
+    return draw, problems
 
 
 def _looked_at(

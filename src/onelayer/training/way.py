@@ -54,15 +54,12 @@ class Way(Protocol[Part]):
         Raises:
             UserError: nothing to train or to score with, or options that do not fit.
         """
-        ...
 
     def rows_of_episode(self, task: Task) -> int:
         """Most calls of the model for one completion of a problem."""
-        ...
 
     def prompt_tokens(self, task: Task, width: int) -> int:
         """Most tokens of a prompt in a step whose pad width is ``width``."""
-        ...
 
     def roll(
         self,
@@ -75,11 +72,9 @@ class Way(Protocol[Part]):
         complete: Complete = ...,
     ) -> list[Part]:
         """Let every policy do its problems. ``complete`` writes completions; an engine can put its own there."""
-        ...
 
     def join(self, parts: Sequence[Part]) -> Part:
         """The parts of several processes as one's."""
-        ...
 
     def rollouts(self, task: Task, part: Part, config: StepConfig, who: str) -> Rollouts:
         """What came out, as rows for `onelayer.training.batch.to_batch`.
@@ -87,7 +82,6 @@ class Way(Protocol[Part]):
         Raises:
             RunStopped: nothing that can be learned from; ``who`` begins the sentence.
         """
-        ...
 
     def evaluate(
         self,
@@ -103,4 +97,3 @@ class Way(Protocol[Part]):
             UserError: a problem without a score.
             RunStopped: what could not be judged and has no reward.
         """
-        ...

@@ -38,7 +38,6 @@ class WatchedTrainer(Protocol):
 
     def as_policy(self) -> AbstractContextManager[None]:
         """The module as one that writes."""
-        ...
 
 
 class Records(TrainerCallback):  # type: ignore[misc]

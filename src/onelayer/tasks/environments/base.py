@@ -36,7 +36,6 @@ class Environment(Protocol):
 
     def reset(self, seed: int) -> tuple[str, Info]:
         """Start the episode that belongs to this seed and return the first observation."""
-        ...
 
     def step(self, action: str) -> StepResult:
         """Carry out one action.
@@ -46,8 +45,6 @@ class Environment(Protocol):
         Raises:
             RuntimeError: the episode is over, or none was started.
         """
-        ...
 
     def close(self) -> None:
         """Free what the environment holds outside this process."""
-        ...

@@ -15,11 +15,9 @@ class EnvironmentPool(Protocol):
 
     def reset(self, seeds: Sequence[int]) -> list[tuple[str, Info]]:
         """Start one episode per seed; one that could not start has an ``error`` in its info and is over."""
-        ...
 
     def step(self, actions: Mapping[int, str]) -> dict[int, StepResult]:
         """Take one action in each of some episodes that are not over."""
-        ...
 
 
 class LocalPool:

@@ -27,7 +27,6 @@ class Closable(Protocol):
 
     def close(self) -> None:
         """End the process and wait until it is gone."""
-        ...
 
 
 W = TypeVar("W", bound=Closable)
