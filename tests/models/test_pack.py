@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from onelayer.arms.spec import create_arm, spec_of
 from onelayer.config.configs import ScanConfig
 from onelayer.models.base import BaseModel, wrap_model
-from onelayer.models.pack import Cut, Span, cut_of, packable, packed, spans_of
+from onelayer.models.pack import RowCut, Span, row_cut, packable, packed, spans_of
 from onelayer.models.rowwise import MIN_ROWS, PIECE_ROWS, replaced_forward, row_wise, shows_its_rows
 from onelayer.models.trunk import lowest_layer
 from onelayer.training import sample
@@ -254,18 +254,18 @@ def test_rows_of_another_batch_are_refused(base: BaseModel) -> None:
 def test_cuts_by_hand() -> None:
     spans = spans_of([5, 0, 3, 2, 40, 6], {0, 3, 4})
     assert spans == [Span(0, 5, 0), Span(5, 8, None), Span(8, 10, 3), Span(10, 50, 4), Span(50, 56, None)]
-    assert cut_of(spans, 1) == Cut(spans, [])
+    assert row_cut(spans, 1) == RowCut(spans, [])
     # The short block goes under; the long one and the one at the edge stay.
-    assert cut_of(spans, 5) == Cut(
+    assert row_cut(spans, 5) == RowCut(
         [Span(0, 5, 0), Span(5, 10, None), Span(10, 50, 4), Span(50, 56, None)], [Span(8, 10, 3)]
     )
-    assert cut_of(spans, 40) == Cut([Span(0, 5, 0), Span(5, 56, None)], [Span(8, 10, 3), Span(10, 50, 4)])
+    assert row_cut(spans, 40) == RowCut([Span(0, 5, 0), Span(5, 56, None)], [Span(8, 10, 3), Span(10, 50, 4)])
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.sets(st.integers(0, 7)), st.integers(0, 12))
 def test_every_row_sees_its_owners_tensors(sizes: list[int], owners: set[int], short: int) -> None:
     expected = [policy if policy in owners else None for policy, size in enumerate(sizes) for _ in range(size)]
-    cut = cut_of(spans_of(sizes, owners), short)
+    cut = row_cut(spans_of(sizes, owners), short)
     seen: list[int | None] = []
     for start, stop, owner in cut.spans:
         assert start == len(seen)

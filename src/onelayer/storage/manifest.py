@@ -24,7 +24,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     num_layers: Annotated[int, Field(ge=1)]
-    versions: dict[str, str]
+    versions: dict[str, str] = {}
     code: dict[str, str] = {}
     """Hashes of the modules that compute, by path."""
     reward: str | None = None
