@@ -202,11 +202,7 @@ def outline(module: nn.Module, *, name: str, revision: str | None = None) -> Bas
     module.eval()
     layers_path, layers = _find_layers(module, name)
     decoder = module.get_submodule(layers_path.rpartition(".")[0])
-    head = module.get_output_embeddings()  # type: ignore[operator]
-    if not isinstance(head, nn.Linear):
-        raise UserError(f"model '{name}' has no linear language-model head, which log-probabilities are computed from")
-    embedding = module.get_input_embeddings()  # type: ignore[operator]
-    tied = head.weight is embedding.weight
+    head, tied = _find_head(module, name)
     return BaseModel(
         name=name,
         revision=revision,
@@ -252,6 +248,17 @@ def _example() -> str:
     return f"{BUNDLED_PREFIX}qwen3-arithmetic"
 
 
+def parts_of(module: nn.Module, name: str) -> tuple[dict[str, Part], bool]:
+    """Part of each tensor of a model, as :class:`BaseModel` has them, and whether its head is tied; nothing is changed.
+
+    Raises:
+        UserError: no single list of decoder layers, or no plain linear head.
+    """
+    layers_path, _ = _find_layers(module, name)
+    head, tied = _find_head(module, name)
+    return _find_parts(module, layers_path, head, tied), tied
+
+
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
     """Whatever the loaders of transformers raise about a model's files becomes one sentence."""
@@ -274,6 +281,15 @@ def _find_layers(module: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
             f"model '{name}' has {len(found) or 'no'} lists of {expected} decoder layers where exactly one is needed"
         )
     return found[0]
+
+
+def _find_head(module: nn.Module, name: str) -> tuple[nn.Linear, bool]:
+    """The language-model head, and whether its weight is the embedding's."""
+    head = module.get_output_embeddings()  # type: ignore[operator]
+    if not isinstance(head, nn.Linear):
+        raise UserError(f"model '{name}' has no linear language-model head, which log-probabilities are computed from")
+    embedding = module.get_input_embeddings()  # type: ignore[operator]
+    return head, head.weight is embedding.weight
 
 
 def _find_parts(module: nn.Module, layers_path: str, head: nn.Linear, tied: bool) -> dict[str, Part]:

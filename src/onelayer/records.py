@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onelayer import doors
 from onelayer.errors import UserError
 from onelayer.files import seal_holds
 
@@ -81,7 +82,7 @@ def read_text(path: Path) -> str:
         UserError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return doors.read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it or remove it") from error
 

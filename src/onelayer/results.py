@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from onelayer.doors import read_text
 from onelayer.errors import UserError
 from onelayer.estimates import BenchmarkEstimates, category_averages, estimate_benchmark
 from onelayer.files import (
@@ -180,7 +181,7 @@ def _of_benchmark(scores: ArmScores, name: str) -> ArmScores | None:
 
 
 def _rows(path: Path, name: str) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in read_text(path).splitlines()]
     return [row for row in rows if row["benchmark"] == name]
 
 

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from onelayer.doors import append_text, open_own
 from onelayer.errors import RunStopped, UserError
 from onelayer.files import atomic_path, make_folder, write_json
 from onelayer.lock import locked, require_free
@@ -98,7 +99,7 @@ class _Processes:
         """
         log = self._places.logs / f"{name}.log"
         began = time.monotonic()
-        with log.open("ab") as output:
+        with os.fdopen(open_own(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as output:
             with self._lock:
                 if self.stopped:
                     raise Failed("stopped")
@@ -115,9 +116,8 @@ class _Processes:
         process.returncode = os.waitstatus_to_exitcode(status)
         with self._lock:
             del self._running[name]
-            with self._places.times.open("a", encoding="utf-8") as times:
-                record = {"name": name, "wall": time.monotonic() - began, "processor": usage.ru_utime + usage.ru_stime}
-                times.write(json.dumps({**record, "code": process.returncode}) + "\n")
+            record = {"name": name, "wall": time.monotonic() - began, "processor": usage.ru_utime + usage.ru_stime}
+            append_text(self._places.times, json.dumps({**record, "code": process.returncode}) + "\n")
         if process.returncode:
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise Failed(lines[-1] if lines else f"ended with {process.returncode}")
