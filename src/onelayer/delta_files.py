@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from onelayer.doors import require_file
 from onelayer.errors import UserError
-from onelayer.files import atomic_folder, atomic_path, checksum, empty_folder
+from onelayer.files import atomic_folder, atomic_path, checksum, empty_folder, parse_json
 from onelayer.model import BaseModel, parts_of
 from onelayer.plan import Part, parse_plan, resolve
 from onelayer.records import read_record
@@ -83,8 +83,8 @@ def read_delta_header(path: Path) -> dict[str, Any]:
 
 def _header(path: Path, text: str) -> dict[str, Any]:
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError):
+        header = parse_json(text)
+    except ValueError:
         header = None
     kinds = {"base_model": str, "revision": str | None, "base_hash": str, "plan": str}
     if not isinstance(header, dict) or not all(key in header and isinstance(header[key], kinds[key]) for key in kinds):

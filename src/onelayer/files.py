@@ -251,9 +251,21 @@ def read_record(path: Path) -> dict[str, Any]:
     return _read_object(path, sealed=False)
 
 
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is none, or one whose brackets are nested too deeply, or whose numbers are too long, to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None
+
+
 def _read_object(path: Path, *, sealed: bool) -> dict[str, Any]:
     """Read a JSON object, without its checksum, which has to be there where it is ``sealed``."""
-    value = json.loads(read_text(path))
+    value = parse_json(read_text(path))
     if not isinstance(value, dict) or (sealed and SEAL not in value) or not seal_holds(value):
         raise ValueError("its checksum does not fit its content")
     return {key: item for key, item in value.items() if key != SEAL}

@@ -1,6 +1,5 @@
 """From the stored scores of a scan folder to ``profile.json`` and ``report.html``."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from onelayer.config_sources import read_yaml
 from onelayer.contribution import Contribution, additivity, analyse
 from onelayer.doors import read_text
 from onelayer.errors import UserError
+from onelayer.files import parse_json
 from onelayer.plan import parse_plan
 from onelayer.profile import Profile, build_profile, ranking_of_profile
 from onelayer.recommend import Candidate, recommend
@@ -145,7 +145,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads(read_text(path))
+        manifest: dict[str, Any] = parse_json(read_text(path))
     except FileNotFoundError as error:
         raise UserError(f"{folder} is not the folder of a scan: it has no manifest.json") from error
     except (OSError, ValueError) as error:

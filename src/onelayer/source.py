@@ -11,7 +11,7 @@ WITHOUT_EFFECT = {
     for line in (
         "__init__ __main__ cli cli_about cli_results options errors doctor api select source",  # what is typed
         "doors files yaml_text lock interrupt checkpoints folder manifest opening keeping",  # kept
-        "events records progress tracking trajectories",  # told while it runs
+        "events records progress screen tracking trajectories",  # told while it runs
         "contrasts contribution recommend compare profile judge score_csv elsewhere combine vote tables card deltas",
         "evaluation harness estimates results",  # scored apart from a run
         "architectures cost memory plan_table",  # told beforehand
