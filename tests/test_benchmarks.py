@@ -425,5 +425,5 @@ def test_a_zipped_data_set_is_unzipped_up_to_a_size(tmp_path: Path, monkeypatch:
     path.write_bytes(gzip.compress(b'{"prompt": "1+1="}' + b" " * 2**20))
     assert sources.read_file(path) == [{"prompt": "1+1="}]
     monkeypatch.setattr(sources, "MOST_UNZIPPED", 2**19)
-    with pytest.raises(UserError, match="is larger than .* unzipped; unzip it to be read anyway"):
+    with pytest.raises(UserError, match=r"is larger than .* unzipped; unzip it to be read anyway"):
         sources.read_file(path)

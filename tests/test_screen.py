@@ -3,10 +3,8 @@
 import ast
 import io
 import logging
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from rich.text import Text
 
 import onelayer as package
 from onelayer.progress import RunProgress
-from onelayer.screen import Screen, echo, literal, print_paths, visible
+from onelayer.screen import Screen, accept_every_character, echo, literal, print_paths, visible
 from tests.conftest import Command, save_model
 
 EVIL = "[/bold]x\x1b[31m"
@@ -102,12 +100,11 @@ def test_progress_shows_names_and_notes_as_they_are(terminal: bool) -> None:
 
 
 def test_commands_say_names_of_models_and_folders_as_they_are(onelayer: Command, tmp_path: Path) -> None:
-    (tmp_path / EVIL).mkdir()
+    (tmp_path / EVIL).mkdir(parents=True)
     save_model(tmp_path / EVIL / "model")
     evil, run = shlex.quote(f"./{EVIL}/model"), shlex.quote(f"{EVIL}/run")
     own = "--task arithmetic --steps 1 --train-batch-size 2 --num-generations 2 --max-completion-length 2"
     lines = [
-        (f"scan --model {evil} {own} --layers 0 --selection-size 2 --test-size 2 --output {run}", 2),
         (f"train --model {evil} {own} --layers 0 --output {run}", 0),
         (f"train --model {evil} {own} --layers 0 --output {run}", 2),
         (f"plan --model {evil} --task arithmetic", 0),
@@ -136,17 +133,13 @@ def test_what_is_logged_is_one_visible_line(onelayer: Command, monkeypatch: pyte
     assert onelayer("doctor")[1] == f"a {SHOWN}\\nb\n"
 
 
-def test_names_beyond_the_encoding_of_the_output_end_no_command(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    run = subprocess.run(
-        [sys.executable, "-m", "onelayer", "report", "modèle-数"],
-        capture_output=True,
-        cwd=tmp_path,
-        env=environment,
-        check=False,
-    )
-    assert run.returncode == 2
-    assert run.stderr.decode("ascii").startswith("error: mod\\xe8le-\\u6570 is no scan folder")
+def test_names_beyond_the_encoding_of_the_output_end_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(buffer, encoding="ascii", errors="strict"))
+    accept_every_character()
+    Screen(width=80).print("modèle 数", literal("数", "red"))
+    sys.stdout.flush()
+    assert buffer.getvalue() == b"mod\\xe8le \\u6570 \\u6570\n"
 
 
 def test_only_the_screen_prints() -> None:

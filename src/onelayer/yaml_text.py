@@ -67,7 +67,7 @@ class _Loader(yaml.SafeLoader):
         self.flatten_mapping(node)
         found: set[Any] = set()
         for key in own:
-            name = self.construct_object(key, deep=True)  # type: ignore[no-untyped-call]
+            name = self.construct_object(key, deep=True)
             if not isinstance(name, Hashable):
                 continue  # said by the safe loader
             if name in found:
