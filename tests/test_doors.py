@@ -23,6 +23,7 @@ from onelayer.lock import locked
 from onelayer.model import BaseModel
 from onelayer.profile import Profile
 from onelayer.records import read_object
+from onelayer.results import Results
 from onelayer.score_csv import read_csv
 from onelayer.scores import read_scores
 from onelayer.tasks.sources import read_file
@@ -334,3 +335,26 @@ def test_a_command_on_a_pipe_says_so(onelayer: Command, tmp_path: Path) -> None:
             1,
             True,
         ), err
+
+
+@pytest.mark.parametrize("name", ["results.json", "results.copy.json", "scores.parquet", "completions.jsonl"])
+@pytest.mark.parametrize("plant", [link_file, dangling, pipe])
+def test_an_eval_that_continues_keeps_to_its_folder(
+    tmp_path: Path, outside: Path, name: str, plant: Callable[[Path, Path], None]
+) -> None:
+    """Said before the first benchmark, not after it."""
+    before = contents(outside)
+    output = tmp_path / "e"
+    output.mkdir()
+    plant(output / name, outside)
+    with locked(output), pytest.raises(UserError, match=r"is a (link|pipe)"):
+        Results({}, ["gsm8k"]).continue_from(output)
+    assert contents(outside) == before
+
+
+def test_a_lock_file_may_hold_anything(tmp_path: Path) -> None:
+    for content in (b"[" * 60_000, b"\xff\xfe", b"9" * 5_000, b'{"process": [], "host": {}}', b"null", b""):
+        (tmp_path / ".lock").write_bytes(content)
+        with locked(tmp_path):
+            pass
+        assert not (tmp_path / ".lock").exists()

@@ -187,6 +187,21 @@ def read_text(path: Path) -> str:
         return file.read()
 
 
+def require_files(folder: Path) -> None:
+    """Check that nothing in a folder, whose files a library is going to read, is a pipe, a socket or a device.
+
+    Raises:
+        UserError: there is one.
+    """
+    for entry in sorted(folder.iterdir()):
+        try:
+            mode = entry.stat().st_mode  # of what a link leads to: caches are made of links
+        except OSError:  # said by what wants to read it
+            continue
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UserError(f"'{entry}' cannot be read: it is {kind_of(mode)}, not an ordinary file")
+
+
 def _open_to_read(path: Path) -> int:
     require_inside(path)
     try:

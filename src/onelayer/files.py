@@ -79,11 +79,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
             that the command works in.
         WriteFailed: the disk refused it.
     """
-    require_own(path)
     own = path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
     temporary = own / path.name
     try:
         with writing(path):
+            require_own(path)
             _remove_abandoned(path)
             own.mkdir(mode=0o700)  # refused where anything, also a link, has that name
             yield temporary
@@ -169,8 +169,8 @@ def make_folder(path: Path) -> Path:
     Raises:
         UserError: it cannot be made, or leads out of the folder that the command works in.
     """
-    require_inside(path)
     try:
+        require_inside(path)
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"folder '{path}' cannot be made: {why(error)}") from error

@@ -19,7 +19,7 @@ import psutil
 
 from onelayer.doors import holding, open_own
 from onelayer.errors import UserError
-from onelayer.files import in_use, is_free, why
+from onelayer.files import in_use, is_free, parse_json, why
 
 LOCK_FILE = ".lock"
 """In the folder, while a process works there, or after one was killed."""
@@ -99,7 +99,7 @@ def _take(path: Path) -> tuple[int, str | None]:
 
 def _holder(handle: int) -> dict[str, Any] | None:
     try:
-        holder = json.loads(os.pread(handle, 65536, 0))
+        holder = parse_json(os.pread(handle, 65536, 0).decode())
     except ValueError:  # empty, or written by half
         return None
     return holder if isinstance(holder, dict) else None

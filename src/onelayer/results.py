@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from onelayer.doors import read_text
+from onelayer.doors import read_text, require_own
 from onelayer.errors import UserError
 from onelayer.estimates import BenchmarkEstimates, category_averages, estimate_benchmark
 from onelayer.files import (
@@ -134,6 +134,8 @@ class Results:
             UserError: the folder holds something else, or results of another model, code or version.
             WriteFailed: the disk refused to mend a file.
         """
+        for name in (SCORES, COMPLETIONS, RESULTS, RESULTS_COPY):
+            require_own(output / name)  # now, not after the hours of the first benchmark
         remove_leftovers(output)
         if not (output / RESULTS).exists():
             if {path.name for path in output.iterdir()} <= {LOCK_FILE, SCORES, COMPLETIONS, RESULTS_COPY}:
