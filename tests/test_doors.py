@@ -20,7 +20,7 @@ from onelayer.events import ArmState
 from onelayer.files import atomic_folder, atomic_path, checksum, make_folder, remove_leftovers, write_text
 from onelayer.graders.grade_file import read_rows
 from onelayer.lock import locked
-from onelayer.model import BaseModel
+from onelayer.model import BaseModel, load_base
 from onelayer.profile import Profile
 from onelayer.records import read_object
 from onelayer.results import Results
@@ -28,7 +28,7 @@ from onelayer.score_csv import read_csv
 from onelayer.scores import read_scores
 from onelayer.tasks.sources import read_file
 from onelayer.tracking import TensorBoard, append_records
-from tests.conftest import Command
+from tests.conftest import Command, save_model
 from tests.test_resume import go, results
 
 
@@ -253,6 +253,9 @@ def test_leftovers_are_removed_and_links_are_not_entered(tmp_path: Path, outside
     (tmp_path / "run/arms").mkdir(parents=True)
     (tmp_path / "run/arms/linked").symlink_to(outside)
     (tmp_path / "run/.y.host.1.tmp").symlink_to(outside)
+    (tmp_path / "run" / f".y.{files._machine()}.{'9' * 30}.tmp").touch()
+    write_text(tmp_path / "run/y", "whole")
+    (tmp_path / "run/y").unlink()
     (tmp_path / "run/arms/.z.host.1.abc.tmp").mkdir()
     (tmp_path / "run/arms/.z.host.1.abc.tmp/z").write_text("half")
     remove_leftovers(tmp_path / "run")
@@ -358,3 +361,20 @@ def test_a_lock_file_may_hold_anything(tmp_path: Path) -> None:
         with locked(tmp_path):
             pass
         assert not (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "generation_config.json"])
+def test_a_model_folder_with_a_pipe_in_it_is_not_waited_for(tmp_path: Path, outside: Path, name: str) -> None:
+    folder = save_model(tmp_path / "m", layers=2)
+    pipe(folder / name, outside)
+    with pytest.raises(UserError, match=f"{name}' cannot be read: it is a pipe"):
+        load_base(str(folder))
+
+
+def test_a_model_folder_may_be_made_of_links_as_caches_are(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "m", layers=2)
+    (tmp_path / "cache").mkdir()
+    for path in folder.iterdir():
+        (tmp_path / "cache" / path.name).symlink_to(path)
+    (tmp_path / "cache/README.md").symlink_to(tmp_path / "gone")
+    assert load_base(str(tmp_path / "cache")).hash == load_base(str(folder)).hash

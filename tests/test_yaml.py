@@ -73,7 +73,7 @@ def test_every_reader_of_yaml_has_the_bounds(onelayer: Command, tmp_path: Path) 
         read_scan(tmp_path / "scan")
     for line in (
         "plan --config own.yaml",
-        "train --task own.yaml",
+        "train --model bundled:qwen3-arithmetic --task own.yaml",
         "eval --model bundled:qwen3-arithmetic --benchmarks own.yaml",
         "train --config own.yaml --engine trl --engine-options own.yaml",
     ):
@@ -96,3 +96,9 @@ def test_what_people_write_is_read_as_before() -> None:
     assert parse_yaml("[" + "1," * (MOST_VALUES - 2) + "]") == [1] * (MOST_VALUES - 2)
     assert len(parse_yaml("a" * MOST_CHARACTERS)) == MOST_CHARACTERS
     assert names("benchmark") and TrainConfig(model="m", task="arithmetic")
+
+
+def test_a_wrong_value_is_repeated_in_part(onelayer: Command, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("steps: [" + "1," * 15_000 + "]")
+    code, _, err = onelayer("plan --config own.yaml")
+    assert (code, err.count("\n"), len(err) < 500, "option steps = [1, 1, 1" in err) == (2, 1, True, True)

@@ -18,6 +18,8 @@ from onelayer.errors import UserError, did_you_mean
 from onelayer.yaml_text import parse_yaml
 
 C = TypeVar("C", bound=Config)
+LONGEST_VALUE = 200
+"""Characters of a wrong value that a sentence repeats."""
 
 
 def preset_names() -> list[str]:
@@ -80,4 +82,6 @@ def build(kind: type[C], layers: list[tuple[str, Mapping[str, Any]]]) -> C:
         first = error.errors()[0]
         where = ".".join(str(piece) for piece in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"option {where} = {first['input']!r}: {reason}" if where else reason) from error
+        given = repr(first["input"])
+        shown = given if len(given) <= LONGEST_VALUE else f"{given[:LONGEST_VALUE]}..."
+        raise UserError(f"option {where} = {shown}: {reason}" if where else reason) from error

@@ -114,7 +114,7 @@ def _machine() -> str:
 
 def _remove_abandoned(path: Path) -> None:
     """Remove what processes of this machine that have ended left of writing ``path``."""
-    name = re.compile(re.escape(f".{path.name}.{_machine()}.") + r"(\d+)(\.[0-9a-f]+)?\.tmp")
+    name = re.compile(re.escape(f".{path.name}.{_machine()}.") + r"(\d{1,9})(\.[0-9a-f]+)?\.tmp")
     for left in [*path.parent.iterdir()]:
         match = name.fullmatch(left.name)
         if match and not psutil.pid_exists(int(match[1])):

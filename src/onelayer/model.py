@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onelayer.doors import require_files
 from onelayer.errors import UserError
 from onelayer.plan import Part
 from onelayer.prepacked import prepack
@@ -222,7 +223,7 @@ def model_path(name: str) -> str:
     """Where a model's name leads: a bundled folder, a local folder, or the name itself for the hub.
 
     Raises:
-        UserError: no bundled model of that name, or a path that is not a model folder.
+        UserError: no bundled model of that name, a path that is not a model folder, or one with a pipe in it.
     """
     if name.startswith(BUNDLED_PREFIX):
         bundled = resources.files("onelayer") / "bundled"
@@ -236,6 +237,7 @@ def model_path(name: str) -> str:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"folder '{name}' holds no model: it has no config.json")
+        require_files(folder)
         return str(folder)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise UserError(
