@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
-
 from onelayer.arm_names import BASE
 from onelayer.config import BenchmarkConfig, Config, ScanConfig, TrainConfig
 from onelayer.delta_files import DELTA
@@ -18,6 +16,7 @@ from onelayer.records import read_record
 from onelayer.results import Results
 from onelayer.scanning import scan as run_scan
 from onelayer.scanning import train as run_train
+from onelayer.screen import Screen
 
 C = TypeVar("C", bound=Config)
 
@@ -66,7 +65,7 @@ def scan(
     """
     config = _config(ScanConfig, config, preset, options, "arithmetic")
     folder = _folder(output or config.output, "scan")
-    run_scan(config.model_copy(update={"output": str(folder)}), folder, Console(quiet=quiet))
+    run_scan(config.model_copy(update={"output": str(folder)}), folder, Screen(quiet=quiet))
     return Profile.load(folder)
 
 
@@ -84,7 +83,7 @@ def train(
     """
     config = _config(TrainConfig, config, preset, options, "arithmetic")
     folder = _folder(output or config.output, "train")
-    run_train(config.model_copy(update={"output": str(folder)}), folder, Console(quiet=quiet))
+    run_train(config.model_copy(update={"output": str(folder)}), folder, Screen(quiet=quiet))
     records = {path.parent.name: read_record(path) for path in folder.glob("arms/*/arm.json")}
     name = next(name for name, record in records.items() if record.get("plan") == config.layers)
     return TrainedArm(name, folder / "arms" / name, records[name]["score"], records[BASE]["score"], records[name])
@@ -114,7 +113,7 @@ def evaluate(
         raise UserError(
             "evaluate scores one model or delta; for all arms of a scan there is `onelayer eval --scan DIR`"
         )
-    return evaluate_model(config, _folder(output or config.output, "eval"), Console(quiet=quiet))
+    return evaluate_model(config, _folder(output or config.output, "eval"), Screen(quiet=quiet))
 
 
 def _config(

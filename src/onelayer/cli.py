@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from rich.console import Console
 
 from onelayer import __version__
 from onelayer.cli_about import completion, doctor
@@ -19,6 +18,7 @@ from onelayer.interrupt import interrupts
 from onelayer.options import SETTINGS, build_config, config_options, default_output
 from onelayer.plan import SYNTAX
 from onelayer.reproduction.command import reproduce
+from onelayer.screen import Screen, accept_every_character, echo, echo_own
 
 GO_ON = "a run continues from its last state with --resume, on a machine with more of it"
 NO_ROOM = ("failed to map segment", "annot allocate memory")
@@ -44,7 +44,7 @@ def scan(config_file: str | None, preset: str | None, **flags: Any) -> None:
     """
     from onelayer.scanning import scan as run_scan
 
-    console = Console()
+    console = Screen()
     config = build_config(ScanConfig, flags, config_file, preset, default_task="arithmetic")
     run_scan(config, _output(config, "scan"), console)
 
@@ -58,7 +58,7 @@ def train(config_file: str | None, preset: str | None, **flags: Any) -> None:
     """
     from onelayer.scanning import train as run_train
 
-    console = Console()
+    console = Screen()
     config = build_config(TrainConfig, flags, config_file, preset, default_task="arithmetic")
     run_train(config, _output(config, "train"), console)
 
@@ -90,7 +90,7 @@ def plan(plan: str | None, config_file: str | None, preset: str | None, **flags:
     flags["layers"] = plan
     config = build_config(TrainConfig, flags, config_file, preset, default_task="arithmetic")
     base = outline_model(config)
-    console = Console()
+    console = Screen()
     spec = spec_of(base, config.layers, config.seed)
     console.print(plan_table(base, spec, config.learning_rate))
     beside = [spec_of(base, str(layer), config.seed) for layer in (0, base.num_layers - 1)]
@@ -117,7 +117,7 @@ def evaluate(config_file: str | None, preset: str | None, **flags: Any) -> None:
 
     config = build_config(BenchmarkConfig, flags, config_file, preset)
     output = Path(config.output or default_output("eval"))
-    (evaluate_scan if config.scan else evaluate_model)(config, output, Console())
+    (evaluate_scan if config.scan else evaluate_model)(config, output, Screen())
 
 
 @cli.command(context_settings=SETTINGS)
@@ -147,7 +147,7 @@ def merge(delta: str, output: str, delta_only: bool, config_file: str | None, pr
             flags["model"], flags["revision"] = header["base_model"], flags["revision"] or header["revision"]
         base = load_model(build_config(ModelConfig, flags, config_file, preset))
         merge_delta(read_delta_for(base, path), base, Path(output), card)
-    click.echo(f"{'delta' if delta_only else 'merged checkpoint'}: {output}")
+    echo(f"{'delta' if delta_only else 'merged checkpoint'}: {output}")
 
 
 @cli.group(context_settings=SETTINGS, invoke_without_command=True)
@@ -192,7 +192,7 @@ def verl(
     spec = spec_of(base, plan, config.seed)
     output = Path(config.output)
     export_verl(config, base, spec, output, gpus=gpus, train_files=train_files, val_files=val_files)
-    click.echo(f"{len(spec.rates)} of {len(base.parts)} tensors train\nstart with: sh {output}/run.sh")
+    echo(f"{len(spec.rates)} of {len(base.parts)} tensors train", f"start with: sh {output}/run.sh")
 
 
 @cli.command(context_settings=SETTINGS)
@@ -219,8 +219,8 @@ def grade(
         Path(file), grader, Path(output), rule=rule or "auto", strict=strict, require_sandbox=require_sandbox
     )
     for reason, count in counts.items():
-        click.echo(f"{reason:<12} {count:>9,}")
-    click.echo(f"\nresults: {output}")
+        echo(f"{reason:<12} {count:>9,}")
+    echo("", f"results: {output}")
 
 
 @cli.command("alfworld-games", context_settings=SETTINGS)
@@ -242,13 +242,13 @@ def alfworld_games(number: int, output: str, seed: int, held_out: int | None, mi
 
     written = write_games(number, Path(output), seed, held_out=held_out, min_receptacles=min_receptacles)
     for kind, count in sorted(written.task_types.items()):
-        click.echo(f"{count:5d}  {kind}")
-    click.echo(
+        echo(f"{count:5d}  {kind}")
+    echo(
         f"games: {', '.join(f'{count} {split}' for split, count in written.games.items())}; "
         f"{written.receptacles[0]} to {written.receptacles[1]} receptacles, "
         f"expert plans of {written.steps[0]} to {written.steps[1]} steps"
     )
-    click.echo(f"export ALFWORLD_DATA={written.folder}")
+    echo(f"export ALFWORLD_DATA={written.folder}")
 
 
 for command in (report, contribution, compare, stitch, vote, doctor, completion, reproduce):
@@ -259,12 +259,12 @@ class _Announcements(logging.Handler):
     """Prints what the package logs, such as the sandbox's protections."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record))
+        echo(self.format(record))
 
 
 def _help_without_command(context: click.Context) -> None:
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        echo_own(context.get_help())
 
 
 def _output(config: TrainConfig, command: str) -> Path:
@@ -281,6 +281,7 @@ def main() -> None:
     logger = logging.getLogger("onelayer")
     logger.handlers = [_Announcements(logging.INFO)]
     logger.setLevel(logging.INFO)
+    accept_every_character()
     try:
         with interrupts:
             cli(prog_name="onelayer", standalone_mode=False)
@@ -291,7 +292,7 @@ def main() -> None:
     except RunStopped as error:
         _fail(str(error), 1)
     except Paused as note:
-        click.echo(str(note))
+        echo(str(note))
     except (KeyboardInterrupt, click.exceptions.Abort) as error:
         # click raises its own exception from the one that says which signal it was.
         _fail(f"{str(error.__cause__ or error) or 'interrupted'}; a run continues from its last state with --resume", 1)
@@ -309,7 +310,5 @@ def main() -> None:
 
 
 def _fail(sentence: str, code: int) -> None:
-    # Names and data come from anywhere: what steers a terminal is shown, not obeyed.
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
-    click.echo(f"error: {shown}", err=True)
+    echo(f"error: {sentence}", err=True)
     sys.exit(code)

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from onelayer.options import RUNS, SETTINGS
+from onelayer.screen import echo, echo_own
 
 
 @click.command(context_settings=SETTINGS)
@@ -21,7 +22,10 @@ def doctor(output: str, as_json: bool) -> None:
     from onelayer.doctor import examine, render
 
     found = examine(Path(output))
-    click.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else render(found))
+    if as_json:
+        echo_own(json.dumps(found, indent=2))  # in ASCII: what cannot be printed is an escape of JSON
+    else:
+        echo(*render(found))
 
 
 @click.command(context_settings=SETTINGS)
@@ -41,4 +45,4 @@ def completion(shell: str) -> None:
 
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(cli, {}, "onelayer", "_ONELAYER_COMPLETE").source())
+    echo_own(kind(cli, {}, "onelayer", "_ONELAYER_COMPLETE").source())

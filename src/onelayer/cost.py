@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from onelayer.config import TrainConfig
 from onelayer.memory import head_widths, memory_of, turns_of
 from onelayer.model import BaseModel
+from onelayer.screen import literal
 from onelayer.specs import ArmSpec
 from onelayer.trunk import lowest_layer
 from onelayer.update import updates_per_step
@@ -99,7 +99,7 @@ def cost_table(
         notes.append(
             f"every completion stands for an episode of {turns_of(config)} turns, each with a prompt of its own"
         )
-    return Group(table, *(Text(note, style="dim") for note in notes))
+    return Group(table, *(literal(note, "dim") for note in notes))
 
 
 def _hours(hours: float) -> str:

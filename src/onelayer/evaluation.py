@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -32,6 +31,7 @@ from onelayer.patience import Patience
 from onelayer.prompts import EncodedSplit, encode_split
 from onelayer.results import Results, Scored
 from onelayer.rollout import Answers, answer
+from onelayer.screen import literal, print_paths
 from onelayer.setup import load_model, start_sandbox
 from onelayer.source import source_digest
 from onelayer.tasks.base import Scoring
@@ -74,7 +74,7 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console, base
         if config.resume:
             results.continue_from(output)
         for note in ([left_behind] if left_behind else []) + results.notes:
-            console.print(f"[yellow]{escape(note)}[/]", highlight=False)
+            console.print(literal(note, "yellow"))
         for each in prepared:
             if each.name in results.done:
                 results.check(each.name, each.settings)
@@ -87,10 +87,10 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console, base
     console.print(_table(f"{config.delta} on {base.name}" if config.delta else base.name, results.scored))
     for row in results.scored:
         if sentence := failure_sentence(row.scores.reasons, len(row.scores.reward)):
-            console.print(f"[yellow]{row.entry['name']}: {sentence}[/]", highlight=False)
+            console.print(literal(f"{row.entry['name']}: {sentence}", "yellow"))
     for category, value in results.averages().items():
-        console.print(f"{category}: {value:.4f}", highlight=False)
-    console.print(f"\nresults: {output}", soft_wrap=True, highlight=False)
+        console.print(literal(f"{category}: {value:.4f}"))
+    print_paths(console, results=output)
     return results
 
 
@@ -168,7 +168,7 @@ def _score(
 
     def say_fewer(cut: Mapping[str, int]) -> None:
         rows.append(cut["max_rows"])
-        console.print(f"[yellow]{name}: out of memory; max_rows is now {rows[-1]}[/]", highlight=False)
+        console.print(literal(f"{name}: out of memory; max_rows is now {rows[-1]}", "yellow"))
 
     def ask(sampling: EvalConfig) -> list[Answers]:
         return answer(base, task, prepared.data, [weights], sampling)[0]

@@ -17,6 +17,7 @@ from onelayer.arm_names import BASE
 from onelayer.checkpoints import Checkpoints
 from onelayer.config import TrainConfig
 from onelayer.delta_files import DELTA
+from onelayer.doors import read_text, require_file, require_inside
 from onelayer.errors import UserError
 from onelayer.files import (
     atomic_path,
@@ -107,6 +108,8 @@ class RunFolder:
             folder._check_arm(name)
         folder._check_arm(BASE)
         for number, names in enumerate(folder.manifest["sets"]):
+            # Now, not after the hours in which the sets before it train.
+            require_inside(folder._states(number), path)
             if all(folder.finished(name) for name in names):
                 folder.checkpoints(number, config.save_total_limit).drop()
         folder._write_config(config)
@@ -151,10 +154,10 @@ class RunFolder:
         Raises:
             UserError: it would be outside of the run's folder, or cannot be made.
         """
-        arms = self.path / "arms"
-        folder = arms / name
-        if Path(name).name != name or folder.is_symlink() or arms.is_symlink():
+        folder = self.path / "arms" / name
+        if Path(name).name != name:
             raise UserError(f"'{folder}' leads out of the run's folder '{self.path}'")
+        require_inside(folder, self.path)
         return make_folder(folder)
 
     def finished(self, name: str) -> bool:
@@ -177,6 +180,7 @@ class RunFolder:
         """Copy an arm's files under another name, all but the ``arm.json`` that would make it done."""
         for path in self.arm(name).iterdir():
             if path.name != "arm.json":
+                require_file(path)
                 with atomic_path(self.arm(new_name) / path.name) as temporary:
                     shutil.copyfile(path, temporary)
 
@@ -205,7 +209,7 @@ class RunFolder:
 
     def read_records(self, name: str) -> list[Record]:
         """The metrics that an arm has logged so far."""
-        return [json.loads(line) for line in self._log(name).read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in read_text(self._log(name)).splitlines()]
 
     def write_record(self, name: str, record: Record) -> None:
         """Append a step's metrics to the ``metrics.jsonl`` of an arm."""
@@ -214,11 +218,14 @@ class RunFolder:
 
     def checkpoints(self, number: int, keep: int) -> Checkpoints:
         """The states of set ``number`` while it trains, of which ``keep`` are kept."""
-        return Checkpoints(self.path / "state" / f"set-{number:03d}", self._log, keep)
+        return Checkpoints(self._states(number), self._log, keep)
 
     def discard(self) -> None:
         """Remove the folder of a run that never got to its first step."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _states(self, number: int) -> Path:
+        return self.path / "state" / f"set-{number:03d}"
 
     def _log(self, name: str) -> Path:
         return self.arm(name) / "metrics.jsonl"

@@ -1,6 +1,5 @@
 """From the stored scores of a scan folder to ``profile.json`` and ``report.html``."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +12,9 @@ from onelayer.arm_names import BASE, FULL
 from onelayer.compare import FEWEST, correlate
 from onelayer.config_sources import read_yaml
 from onelayer.contribution import Contribution, additivity, analyse
+from onelayer.doors import read_text
 from onelayer.errors import UserError
+from onelayer.files import parse_json
 from onelayer.plan import parse_plan
 from onelayer.profile import Profile, build_profile, ranking_of_profile
 from onelayer.recommend import Candidate, recommend
@@ -144,7 +145,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = parse_json(read_text(path))
     except FileNotFoundError as error:
         raise UserError(f"{folder} is not the folder of a scan: it has no manifest.json") from error
     except (OSError, ValueError) as error:

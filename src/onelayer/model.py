@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onelayer.doors import require_files
 from onelayer.errors import UserError
 from onelayer.plan import Part
 from onelayer.prepacked import prepack
@@ -202,11 +203,7 @@ def outline(module: nn.Module, *, name: str, revision: str | None = None) -> Bas
     module.eval()
     layers_path, layers = _find_layers(module, name)
     decoder = module.get_submodule(layers_path.rpartition(".")[0])
-    head = module.get_output_embeddings()  # type: ignore[operator]
-    if not isinstance(head, nn.Linear):
-        raise UserError(f"model '{name}' has no linear language-model head, which log-probabilities are computed from")
-    embedding = module.get_input_embeddings()  # type: ignore[operator]
-    tied = head.weight is embedding.weight
+    head, tied = _find_head(module, name)
     return BaseModel(
         name=name,
         revision=revision,
@@ -226,7 +223,7 @@ def model_path(name: str) -> str:
     """Where a model's name leads: a bundled folder, a local folder, or the name itself for the hub.
 
     Raises:
-        UserError: no bundled model of that name, or a path that is not a model folder.
+        UserError: no bundled model of that name, a path that is not a model folder, or one with a pipe in it.
     """
     if name.startswith(BUNDLED_PREFIX):
         bundled = resources.files("onelayer") / "bundled"
@@ -240,6 +237,7 @@ def model_path(name: str) -> str:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"folder '{name}' holds no model: it has no config.json")
+        require_files(folder)
         return str(folder)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise UserError(
@@ -250,6 +248,17 @@ def model_path(name: str) -> str:
 
 def _example() -> str:
     return f"{BUNDLED_PREFIX}qwen3-arithmetic"
+
+
+def parts_of(module: nn.Module, name: str) -> tuple[dict[str, Part], bool]:
+    """Part of each tensor of a model, as :class:`BaseModel` has them, and whether its head is tied; nothing is changed.
+
+    Raises:
+        UserError: no single list of decoder layers, or no plain linear head.
+    """
+    layers_path, _ = _find_layers(module, name)
+    head, tied = _find_head(module, name)
+    return _find_parts(module, layers_path, head, tied), tied
 
 
 @contextmanager
@@ -274,6 +283,15 @@ def _find_layers(module: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
             f"model '{name}' has {len(found) or 'no'} lists of {expected} decoder layers where exactly one is needed"
         )
     return found[0]
+
+
+def _find_head(module: nn.Module, name: str) -> tuple[nn.Linear, bool]:
+    """The language-model head, and whether its weight is the embedding's."""
+    head = module.get_output_embeddings()  # type: ignore[operator]
+    if not isinstance(head, nn.Linear):
+        raise UserError(f"model '{name}' has no linear language-model head, which log-probabilities are computed from")
+    embedding = module.get_input_embeddings()  # type: ignore[operator]
+    return head, head.weight is embedding.weight
 
 
 def _find_parts(module: nn.Module, layers_path: str, head: nn.Linear, tied: bool) -> dict[str, Part]:

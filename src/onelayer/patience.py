@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import TypeVar
 
 from onelayer.config import EvalConfig
 from onelayer.errors import GuardTripped
+from onelayer.screen import echo
 
 PAUSE = 1.0
 """Seconds before the second try; each further pause is twice as long."""
@@ -90,7 +90,7 @@ def deadline(name: str, seconds: float) -> Iterator[None]:
                 what()
 
     def give_up() -> None:
-        print(f"error: {sentence}; it could not be interrupted", file=sys.stderr, flush=True)
+        echo(f"error: {sentence}; it could not be interrupted", err=True)
         os._exit(1)
 
     before = signal.signal(signal.SIGUSR1, interrupt)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from onelayer.contribution import Additivity, ArmContribution, Contribution, Verdict
+from onelayer.doors import read_bytes
 from onelayer.errors import UserError
 from onelayer.files import write_json
 from onelayer.recommend import Recommendation
@@ -128,7 +129,7 @@ class Profile(_Record):
         path = Path(path)
         path = path / "profile.json" if path.is_dir() else path
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(read_bytes(path))
         except FileNotFoundError as error:
             raise UserError(f"{path} does not exist; `onelayer scan` writes it") from error
         except OSError as error:

@@ -4,7 +4,6 @@ Folders get copied, cut short and edited. Keys may be missing, since older versi
 ones write more; a value that is there has the right kind.
 """
 
-import json
 import math
 import re
 from collections import defaultdict
@@ -12,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onelayer import doors
 from onelayer.errors import UserError
-from onelayer.files import seal_holds
+from onelayer.files import parse_json, seal_holds
 
 TEXTS = ("arm", "name", "kind", "plan", "stopped", "engine", "command", "base_model", "revision", "base_hash")
 NUMBERS = ("score", "selection_score", "seconds", "trained_parameters", "layer", "seed", "learning_rate", "dropped_at")
@@ -81,7 +81,7 @@ def read_text(path: Path) -> str:
         UserError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return doors.read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it or remove it") from error
 
@@ -93,7 +93,7 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
         UserError: something else.
     """
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError as error:
         raise UserError(f"{where} is not valid JSON ({error}); restore it or remove it") from error
     if not isinstance(value, dict):

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from onelayer.doors import read_text, require_own
 from onelayer.errors import UserError
 from onelayer.estimates import BenchmarkEstimates, category_averages, estimate_benchmark
 from onelayer.files import (
@@ -133,6 +134,8 @@ class Results:
             UserError: the folder holds something else, or results of another model, code or version.
             WriteFailed: the disk refused to mend a file.
         """
+        for name in (SCORES, COMPLETIONS, RESULTS, RESULTS_COPY):
+            require_own(output / name)  # now, not after the hours of the first benchmark
         remove_leftovers(output)
         if not (output / RESULTS).exists():
             if {path.name for path in output.iterdir()} <= {LOCK_FILE, SCORES, COMPLETIONS, RESULTS_COPY}:
@@ -180,7 +183,7 @@ def _of_benchmark(scores: ArmScores, name: str) -> ArmScores | None:
 
 
 def _rows(path: Path, name: str) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in read_text(path).splitlines()]
     return [row for row in rows if row["benchmark"] == name]
 
 

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rich.markup import escape
-
 from onelayer.arm_names import BASE, arm_of
 from onelayer.at_work import Bench, Job, SetAtWork
 from onelayer.errors import GuardTripped, UserError
@@ -98,10 +96,10 @@ class Run(Keeper):
         left_out = sum(split.too_long for split in self.data.values())
         note = f" ({left_out} prompts over {self.config.max_prompt_length} tokens left out)" if left_out else ""
         for remark in self.task.notes if isinstance(self.task, AgenticTask | BenchmarkTask) else ():
-            self.progress.say(escape(remark))
+            self.progress.say(remark)
         self.progress.say(
-            f"[bold]base[/]  score {self.scores['base']:.4f} on {completions} completions of {problems} "
-            f"test problems{note}"
+            f"  score {self.scores['base']:.4f} on {completions} completions of {problems} test problems{note}",
+            head=BASE,
         )
 
     def _plan_sets(self, specs: Sequence[ArmSpec]) -> list[list[str]]:
@@ -137,7 +135,7 @@ class Run(Keeper):
         checkpoints = self.folder.checkpoints(number, self.config.save_total_limit)
         state = checkpoints.load([spec.name for spec in specs])
         for note in state.notes:
-            self.progress.say(f"[yellow]{escape(note)}[/]")
+            self.progress.say(note, "yellow")
         cuts = list(self.folder.manifest["cuts"])
         job = Job(number, specs, until, cuts, state.next_step, state.seconds, state.arms)
         self.progress.start_set(job.names, job.start)

@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.markup import escape
 
 from onelayer.arm_names import BASE, FULL, in_order
 from onelayer.config import BenchmarkConfig
@@ -33,6 +32,7 @@ from onelayer.records import read_kind
 from onelayer.report import terminal
 from onelayer.results import SCORES
 from onelayer.scores import UNJUDGED
+from onelayer.screen import literal, print_paths
 from onelayer.setup import load_model
 
 
@@ -55,7 +55,7 @@ def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Pr
     with locked(make_folder(output)) as left_behind:
         remove_leftovers(output)
         if left_behind:
-            console.print(f"[yellow]{escape(left_behind)}[/]", highlight=False)
+            console.print(literal(left_behind, "yellow"))
         categories = _score_arms(config, scan, arms, base, output, console)
         several = categories if len(set(categories.values())) > 1 else None
         write_json(output / "manifest.json", {**manifest, "scan": str(scan), "categories": several})
@@ -67,7 +67,7 @@ def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Pr
         console.print(
             f"The score is the mean of the averages of {', '.join(sorted(set(several.values())))}: C is C_all."
         )
-    console.print(f"\nresults: {output}\nreport:  {files.html}", soft_wrap=True, highlight=False)
+    print_paths(console, results=output, report=files.html)
     return profile
 
 
@@ -83,7 +83,7 @@ def _score_arms(
     categories: dict[str, str] = {}
     for name, record in arms.items():
         folder = output / "arms" / name
-        console.print(f"[bold]{name}[/]")
+        console.print(literal(name, "bold"))
         of_arm = {"scan": None, "model": base.name, "resume": config.resume and folder.is_dir()}
         of_arm["delta"] = None if name == BASE else str(scan / "arms" / name)
         results = evaluate_model(config.model_copy(update=of_arm), folder, console, base)

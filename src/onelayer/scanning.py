@@ -22,6 +22,7 @@ from onelayer.profile import Profile
 from onelayer.report import terminal
 from onelayer.report.html import write_report
 from onelayer.run import Run
+from onelayer.screen import print_paths
 from onelayer.setup import load_splits, load_task
 from onelayer.specs import ArmSpec, spec_of, with_seeds
 
@@ -65,7 +66,7 @@ def _scan(config: ScanConfig, output: Path, console: Console, engine: Engine) ->
         scan_of.train([*scan_of.extras(trained), *also])
     profile, files = judge_scan(output)
     console.print(terminal.render(profile))
-    console.print(f"\nresults: {output}\nreport:  {files.html}", soft_wrap=True, highlight=False)
+    print_paths(console, results=output, report=files.html)
     return profile
 
 
@@ -90,7 +91,7 @@ def _train(config: TrainConfig, output: Path, console: Console, engine: Engine) 
     with open_run(base, task, data, config, [config.seed], output, console, engine=engine) as run:
         run.train([spec])
     delta = run.folder.arm(spec.name) / DELTA
-    console.print(f"\nresults: {output}\ndelta:   {delta}", soft_wrap=True, highlight=False)
+    print_paths(console, results=output, delta=delta)
 
 
 def scanned_layers(plan: str, num_layers: int) -> list[int]:
@@ -226,7 +227,7 @@ def _announce(base: BaseModel, config: ScanConfig, full: ArmSpec, layers: Sequen
     console.print(
         f"and {which} alone{how}; {config.seeds} seed{'s' * (config.seeds > 1)}, "
         f"{config.steps} step{'s' * (config.steps > 1)} of {config.train_batch_size} prompts x "
-        f"{config.num_generations} completions\n",
-        highlight=False,
+        f"{config.num_generations} completions",
         soft_wrap=True,
     )
+    console.print()

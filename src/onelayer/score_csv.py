@@ -17,6 +17,7 @@ from statistics import median
 
 from onelayer.arm_names import BASE, FULL, layer_alone
 from onelayer.contrasts import AverageScores, benchmark_weights
+from onelayer.doors import require_file
 from onelayer.errors import UserError
 from onelayer.scores import Key, MeasuredScores, pair_arms
 
@@ -133,6 +134,7 @@ def _read_long(
 def _read_rows(path: Path) -> tuple[list[str], list[Row]]:
     """Return the lower-case column names and the rows, with the arm of each."""
     try:
+        require_file(path)
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onelayer.arm_names import BASE, FULL, arm_of, in_order
 from onelayer.contrasts import AverageScores, PairedScores, benchmark_weights
+from onelayer.doors import require_file
 from onelayer.errors import UserError
 from onelayer.graders.grade import FAILURES, failure_sentence
 from onelayer.records import read_kind
@@ -145,9 +146,10 @@ def read_scores(path: Path) -> ArmScores:
     Raises:
         UserError: no such file, a damaged one, one without the columns, or with rows that are no scores.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path} does not exist; it should hold the scores of an arm")
     try:
+        require_file(path)
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is damaged or not a parquet file: {str(error).splitlines()[0]}") from error

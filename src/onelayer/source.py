@@ -10,8 +10,8 @@ WITHOUT_EFFECT = {
     f"{name}.py"
     for line in (
         "__init__ __main__ cli cli_about cli_results options errors doctor api select source",  # what is typed
-        "files lock interrupt checkpoints folder manifest opening keeping",  # kept
-        "events records progress tracking trajectories",  # told while it runs
+        "doors files yaml_text lock interrupt checkpoints folder manifest opening keeping",  # kept
+        "events records progress screen tracking trajectories",  # told while it runs
         "contrasts contribution recommend compare profile judge score_csv elsewhere combine vote tables card deltas",
         "evaluation harness estimates results",  # scored apart from a run
         "architectures cost memory plan_table",  # told beforehand

@@ -5,8 +5,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rich.markup import escape
-
 from onelayer.engines.ray_worker import Reply
 from onelayer.engines.ray_workers import Died, Seat, Workers
 from onelayer.errors import GuardTripped, Paused, RunStopped, UserError
@@ -63,7 +61,7 @@ class RayRun(Run):
 
     def say_death(self, seat: Seat, died: Died, then: str) -> None:
         """Say that a worker died, and what follows."""
-        self.progress.say(f"[yellow]{escape(f'{seat} died ({died.why})')}; {then}[/]")
+        self.progress.say(f"{seat} died ({died.why}); {then}", "yellow")
 
 
 class _Spread:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from onelayer.doors import read_text
 from onelayer.environments.base import Info, StepResult
 from onelayer.errors import UserError
 from onelayer.tasks.base import Split
@@ -138,7 +139,7 @@ def load_game(path: Path) -> dict[str, Any]:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_text())
+    value = json.loads(read_text(path))
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} is no JSON object")
     return value

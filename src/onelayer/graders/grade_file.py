@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+from onelayer.doors import read_text
 from onelayer.errors import UserError
 from onelayer.files import atomic_path
 from onelayer.graders.code_sandbox import grade_code, shared_sandbox
@@ -74,7 +75,7 @@ def read_rows(path: Path, grader: Grader) -> list[dict[str, Any]]:
     reference = _REFERENCE[grader]
     try:
         # Not splitlines(): JSON text may hold other line separators, such as U+2028.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = read_text(path).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text: {error}.") from error
     rows = []

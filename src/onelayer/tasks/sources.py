@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onelayer.doors import require_file
 from onelayer.errors import UserError
 
 Row = Mapping[str, Any]
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet", ".arrow")
+
+
+MOST_UNZIPPED = 2**30
+"""Bytes that a zipped file may have unzipped: some kilobytes of zeros can stand for gigabytes."""
 
 
 def is_file_name(name: str) -> bool:
@@ -23,8 +28,9 @@ def read_file(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: the file is missing, damaged or empty.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"data set '{path}' is not there; give a .jsonl, .parquet or .arrow file, or a hub name")
+    require_file(path)
     rows = _read_table(path) if path.suffix in (".parquet", ".arrow") else _read_json(path)
     if not rows:
         raise UserError(f"data set '{path}' has no rows")
@@ -71,9 +77,19 @@ def read_hub(
     return parts[0] if len(parts) == 1 else [row for part in parts for row in part]
 
 
+def _unzipped(path: Path) -> bytes:
+    with gzip.open(path) as file:
+        data = file.read(MOST_UNZIPPED + 1)
+    if len(data) > MOST_UNZIPPED:
+        raise UserError(
+            f"data set '{path}' is larger than {MOST_UNZIPPED >> 30} GiB unzipped; unzip it to be read anyway"
+        )
+    return data
+
+
 def _read_json(path: Path) -> list[dict[str, Any]]:
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        data = _unzipped(path) if path.suffix == ".gz" else path.read_bytes()
         text = data.decode("utf-8")
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UserError(f"data set '{path}' cannot be read: {error}") from error
