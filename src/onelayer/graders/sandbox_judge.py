@@ -15,14 +15,31 @@ import ast
 import builtins
 import contextlib
 import importlib
+import json
 import math
+import os
+import re
 import socket
 import symtable
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from onelayer.graders.wire import decode, encode, receive, send
+from onelayer.graders.protection import call
+from onelayer.graders.sandbox_alone import AnyProgram
+from onelayer.graders.sandbox_checks import Instrumented, instrument
+from onelayer.graders.sandbox_forms import Evidence, InvalidTest, prepare_modules, run_forms
+from onelayer.graders.wire import Verdict, decode, encode, receive, send
+
+PROGRAM_LOST = 3
+"""Exit code of the tests' process when the program's ended first."""
+MAX_DETAIL = 200
+METHOD = re.compile(r"(\w+)\(\)\.(\w+)")
+"""An entry point like ``Solution().total``: the method of an object of the program's class."""
+_OF_PROGRAM = "raised by the program"
+_DEEP = 20_000
+_PR_SET_DUMPABLE = 4
 
 _EXCEPTIONS = {
     name: value
@@ -35,32 +52,84 @@ class ProgramEnded(BaseException):
     """The program's process is gone, by ``sys.exit`` or otherwise. No test can catch it by accident."""
 
 
-class InvalidTest(BaseException):
-    """The tests ask for something that cannot be done."""
+class ProgramExit(ProgramEnded, SystemExit):
+    """A call ended in ``sys.exit``. Tests that expect it may catch it as the SystemExit that it is."""
+
+
+class Program:
+    """The way to the program's process, which is over once that process is gone, whatever the tests catch."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self.ended = False
+        self.touched = False
+
+    def loaded(self) -> None:
+        """Wait until the program was loaded; raises what it raised."""
+        self._value_of(self._receive(), "load")
+
+    def ask(self, operation: str, *args: Any, **kwargs: Any) -> Any:
+        """What an operation of the program's process gives; raises what it raises there."""
+        request = {
+            "operation": operation,
+            "args": [encode(argument, _reference_of) for argument in args],
+            "kwargs": {name: encode(argument, _reference_of) for name, argument in kwargs.items()},
+        }
+        if self.ended:
+            raise ProgramEnded
+        try:
+            send(self._channel, request)
+        except OSError as error:
+            self.ended = True
+            raise ProgramEnded from error
+        return self._value_of(self._receive(), operation)
+
+    def named(self, name: str | None) -> Any:
+        """The program's object of that name; None is the last function that it defines."""
+        return Remote(self, {"name": name})
+
+    def _receive(self) -> Any:
+        try:
+            return receive(self._channel)
+        except (EOFError, OSError) as error:
+            self.ended = True
+            raise ProgramEnded from error
+
+    def _value_of(self, reply: Any, operation: str) -> Any:
+        """The value of a reply; what the program raised is raised here, as the built-in exception of that name."""
+        if not isinstance(reply, dict):
+            raise ValueError("the program sent something that is not a reply")
+        if "raised" not in reply:
+            return decode(reply.get("value"), self._object)
+        name, message = str(reply["raised"])[:80], str(reply.get("message", ""))
+        if name == "SystemExit":
+            raise ProgramExit(message)
+        if name in ("KeyboardInterrupt", "GeneratorExit"):
+            raise ProgramEnded(name)
+        if name == "StopIteration" and operation == "next":
+            raise StopIteration  # elsewhere it would end a loop of the tests early, so there it becomes RuntimeError
+        if name == "StopAsyncIteration" and operation == "anext":
+            raise StopAsyncIteration
+        error = _EXCEPTIONS.get(name, RuntimeError)(message)
+        error.add_note(_OF_PROGRAM)
+        raise error
+
+    def _object(self, reference: dict[str, Any]) -> Any:
+        return (RemoteCoroutine if "coroutine" in reference else Remote)(self, reference)
 
 
 class Remote:
     """An object in the program's process. It is equal to itself only and has no truth value."""
 
-    __slots__ = ("_channel", "_reference")
+    __slots__ = ("_program", "_reference")
 
-    def __init__(self, channel: socket.socket, reference: dict[str, Any]) -> None:
-        object.__setattr__(self, "_channel", channel)
+    def __init__(self, program: Program, reference: dict[str, Any]) -> None:
+        object.__setattr__(self, "_program", program)
         object.__setattr__(self, "_reference", reference)
 
     def _ask(self, operation: str, *args: Any, **kwargs: Any) -> Any:
-        channel: socket.socket = object.__getattribute__(self, "_channel")
-        request = {
-            "operation": operation,
-            "args": [encode(argument, _reference_of) for argument in (self, *args)],
-            "kwargs": {name: encode(argument, _reference_of) for name, argument in kwargs.items()},
-        }
-        try:
-            send(channel, request)
-            reply = receive(channel)
-        except (EOFError, OSError) as error:
-            raise ProgramEnded from error
-        return _value_of(reply, channel, operation)
+        program: Program = object.__getattribute__(self, "_program")
+        return program.ask(operation, self, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call it in the program's process."""
@@ -98,28 +167,40 @@ class Remote:
     def __bool__(self) -> bool:
         raise TypeError("the program returned something that is not plain data")
 
+    def __aiter__(self) -> Any:
+        return self._ask("aiter")
+
+    async def __anext__(self) -> Any:
+        return self._ask("anext")
+
+
+class RemoteCoroutine(Remote):
+    """A coroutine in the program's process: awaiting it runs it there to its end."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Any:
+        return self
+
+    def send(self, value: Any = None) -> Any:
+        """Run it; the result comes as any coroutine's does."""
+        raise StopIteration(self._ask("await"))
+
+    __next__ = send
+
+    def throw(self, *error: Any) -> Any:
+        """End it."""
+        raise error[0]
+
+    def close(self) -> None:
+        """Nothing to be done: it ends with its process."""
+
 
 def _reference_of(value: Any) -> dict[str, Any]:
-    if isinstance(value, Remote):
+    if type(value) in (Remote, RemoteCoroutine):
         reference: dict[str, Any] = object.__getattribute__(value, "_reference")
         return reference
     raise InvalidTest(f"a {type(value).__name__} cannot be handed to a program; tests pass plain data")
-
-
-def _value_of(reply: Any, channel: socket.socket, operation: str) -> Any:
-    """The value of a reply; what the program raised is raised here, as the built-in exception of that name."""
-    if not isinstance(reply, dict):
-        raise ValueError("the program sent something that is not a reply")
-    if "raised" not in reply:
-        return decode(reply.get("value"), lambda reference: Remote(channel, reference))
-    name, message = str(reply["raised"]), str(reply.get("message", ""))
-    if name in ("SystemExit", "KeyboardInterrupt", "GeneratorExit"):
-        raise ProgramEnded(name)
-    if name == "StopIteration" and operation == "next":
-        raise StopIteration  # elsewhere it would end a loop of the tests early, so there it becomes RuntimeError
-    error = _EXCEPTIONS.get(name, RuntimeError)(message)
-    error.add_note("raised by the program")
-    raise error
 
 
 def free_names(source: str) -> set[str]:
@@ -143,56 +224,93 @@ def free_names(source: str) -> set[str]:
     return used - defined
 
 
-def _called_names(source: str) -> set[str]:
-    calls = (node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+def _called_names(tree: ast.Module) -> set[str]:
+    calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
     return {function.id for function in calls if isinstance(function, ast.Name)}
 
 
-def _used_as_module_only(source: str, name: str) -> bool:
+def _used_as_module_only(tree: ast.Module, name: str) -> bool:
     """Whether every use of ``name`` is ``name.attribute`` and it is a module of the standard library."""
-    tree = ast.parse(source)
+    if name not in sys.stdlib_module_names:
+        return False
     bases = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == name]
-    return name in sys.stdlib_module_names and all(id(use) in bases for use in uses)
+    return all(id(use) in bases for use in uses)
 
 
-def test_namespace(source: str, prompt: str, entry_point: str | None, channel: socket.socket) -> dict[str, Any]:
-    """The global names for ``source``, as the module's docstring tells."""
-    namespace: dict[str, Any] = {"__name__": "tests"}
-    if prompt:
-        exec(compile(prompt, "prompt.py", "exec"), namespace)
-    outside = free_names(source)
-    of_program = {name for name in outside if not hasattr(builtins, name)}
-    if not of_program and entry_point is None:
-        of_program = outside & _called_names(source)
-    for name in of_program:
-        if _used_as_module_only(source, name):
-            namespace[name] = importlib.import_module(name)
-        elif name not in namespace:
-            remote = Remote(channel, {"name": name})
-            with contextlib.suppress(NameError):  # a missing name fails where it is used
-                namespace[name] = remote
-                namespace[name] = remote._ask("value")
-    if entry_point is not None:
-        namespace[entry_point] = Remote(channel, {"name": entry_point})
-    return namespace
+@dataclass(frozen=True)
+class Prepared:
+    """Tests that were read, without a program: what to run, and which names of it are whose."""
+
+    instrumented: Instrumented
+    prompt: Any
+    entry_point: str | None
+    modules: frozenset[str]
+    of_program: frozenset[str]
 
 
-def _run_code(tests: dict[str, Any], channel: socket.socket) -> None:
-    entry_point = tests.get("entry_point")
-    namespace = test_namespace(tests["source"], tests.get("prompt", ""), entry_point, channel)
-    exec(compile(tests["source"], "tests.py", "exec"), namespace)
-    if entry_point is not None and "check" in namespace:
-        namespace["check"](namespace[entry_point])
+def prepare(source: str, prompt: str = "", entry_point: str | None = None) -> Prepared:
+    """Find the names for ``source``, as the module's docstring tells, and what in it checks the program.
 
-
-def _run_calls(tests: dict[str, Any], channel: socket.socket) -> None:
-    """Call the function (or the method of ``Solution``) on each case's arguments and compare with what is expected."""
-    function: Any = Remote(channel, {"name": tests["fn_name"]})
+    Raises:
+        InvalidTest: nothing does, or this is no Python.
+    """
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(_DEEP)
     try:
-        function._ask("value")
+        tree = ast.parse(source)
+        outside = free_names(source)
+        of_program = {name for name in outside if not hasattr(builtins, name)}
+        if not of_program and entry_point is None:
+            of_program = outside & _called_names(tree)
+        modules = frozenset(name for name in of_program if _used_as_module_only(tree, name))
+        of_program -= modules
+        compiled = compile(prompt, "prompt.py", "exec") if prompt else None
+        helpers = set(compiled.co_names) if compiled else set()
+        values = {entry_point} if entry_point else set()
+        instrumented = instrument(tree, values | (of_program - helpers) | (of_program & values))
+    except SyntaxError as error:
+        raise InvalidTest(f"the tests are not valid Python: {error.msg}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise InvalidTest("the tests are not valid Python, or nested too deep") from error
+    finally:
+        sys.setrecursionlimit(limit)
+    if not instrumented.checks:
+        raise InvalidTest("the tests assert nothing about the program")
+    return Prepared(instrumented, compiled, entry_point, modules, frozenset(of_program))
+
+
+def _run_code(tests: Prepared, program: Any, evidence: Evidence) -> None:
+    """Run tests that are code, with what ``program`` (or a stand-in for any) gives."""
+    namespace = prepare_modules().__dict__
+    if tests.prompt:
+        exec(tests.prompt, namespace)
+    namespace |= {name: importlib.import_module(name) for name in tests.modules}
+    for name in tests.of_program - namespace.keys():
+        namespace[name] = program.named(name)
+        with contextlib.suppress(NameError):  # a missing name fails where it is used
+            namespace[name] = program.ask("value", namespace[name])
+    method = METHOD.fullmatch(tests.entry_point or "")
+
+    def candidate() -> Any:
+        if method:
+            return getattr(program.named(method[1])(), method[2])
+        return program.named(tests.entry_point)
+
+    if tests.entry_point is not None and not method:
+        namespace[tests.entry_point] = candidate()
+    namespace |= evidence.names()
+    exec(tests.instrumented.code, namespace)
+    run_forms(tests.instrumented, namespace, evidence, candidate)
+
+
+def _run_calls(tests: dict[str, Any], program: Program) -> None:
+    """Call the function (or the method of ``Solution``) on each case's arguments and compare with what is expected."""
+    function: Any = program.named(tests["fn_name"])
+    try:
+        program.ask("value", function)
     except NameError:
-        function = getattr(Remote(channel, {"name": "Solution"})(), tests["fn_name"])
+        function = getattr(program.named("Solution")(), tests["fn_name"])
     for number, (args, expected) in enumerate(tests["cases"]):
         value = function(*args)
         if not same(value, expected) and not (tests["wrapped"] and is_wrapped(value, expected)):
@@ -216,22 +334,93 @@ def same(value: Any, expected: Any) -> bool:
     return bool(value == expected)
 
 
-def judge(tests: dict[str, Any], channel: socket.socket) -> tuple[str, str]:
-    """Run the tests; the reason and a detail for people."""
+def judge(tests: dict[str, Any], channel: socket.socket) -> Verdict:
+    """Run the tests.
+
+    Args:
+        tests: the fields of CallTests or CodeTests; with ``alone`` they are run without a program.
+        channel: to the program.
+    """
+    evidence = Evidence(lenient=bool(tests.get("alone")))
+    program = Program(channel)
     try:
-        _value_of(receive(channel), channel, "load")
-        (_run_calls if "cases" in tests else _run_code)(tests, channel)
-    except (ProgramEnded, EOFError):
-        return "exited", "the program ended before its tests did"
+        if "cases" in tests:
+            program.loaded()
+            _run_calls(tests, program)
+            return Verdict("correct")
+        prepared = prepare(tests["source"], tests["prompt"], tests["entry_point"])
     except InvalidTest as error:
-        return "invalid_test", str(error)
-    except SyntaxError as error:
-        if "raised by the program" not in getattr(error, "__notes__", ()):
-            return "invalid_test", f"the tests are not valid Python: {error.msg}"
-        return "error", "SyntaxError"
-    except Exception as error:
-        name = type(error).__name__
-        if "raised by the program" in getattr(error, "__notes__", ()):
-            return "error", name
-        return "wrong", "a test failed" if isinstance(error, AssertionError) else f"a test failed with {name}"
-    return "correct", ""
+        return Verdict("invalid_test", _cut(error))
+    except BaseException as error:
+        return _verdict_on(error, Evidence(), program)
+    if evidence.lenient:
+        return _alone(prepared, evidence)
+    try:
+        program.loaded()
+        _run_code(prepared, program, evidence)
+    except BaseException as error:
+        return _verdict_on(error, evidence, program)
+    if program.ended:
+        return _ENDED
+    if evidence.failed:
+        return Verdict("wrong", "a test failed")
+    if not evidence.checked:
+        return Verdict("wrong", "the tests checked nothing that the program gave", doubt=True)
+    return Verdict("correct")
+
+
+_ENDED = Verdict("exited", "the program ended before its tests did")
+
+
+def _verdict_on(error: BaseException, evidence: Evidence, program: Program) -> Verdict:
+    """What the end of tests by ``error`` says: nothing that is raised is a pass."""
+    if program.ended or isinstance(error, ProgramEnded | EOFError):
+        return _ENDED
+    name = type(error).__name__[:80]
+    if _OF_PROGRAM in getattr(error, "__notes__", ()):
+        return Verdict("error", name)
+    doubt = not evidence.checked
+    if isinstance(error, InvalidTest):
+        return Verdict("wrong", _cut(error), doubt=True)
+    if isinstance(error, AssertionError):
+        return Verdict("wrong", "a test failed", doubt)
+    if isinstance(error, SystemExit):
+        return Verdict("wrong", "the tests ended themselves before their end", doubt)
+    return Verdict("wrong", f"a test failed with {name}", doubt)
+
+
+def _alone(tests: Prepared, evidence: Evidence) -> Verdict:
+    """What the tests do without a program, with a stand-in that allows everything: is a fault their own?"""
+    program = AnyProgram()
+    try:
+        _run_code(tests, program, evidence)
+    except InvalidTest as error:
+        return Verdict("invalid_test", _cut(error))
+    except BaseException as error:
+        if evidence.checked or program.touched:
+            return Verdict("sound")
+        return Verdict("invalid_test", f"the tests fail by themselves, with {type(error).__name__[:80]}")
+    if evidence.checked:
+        return Verdict("sound")
+    return Verdict("invalid_test", "the tests check nothing that the program gave")
+
+
+def _cut(error: BaseException) -> str:
+    return str(error)[:MAX_DETAIL]
+
+
+def run_tests(content: bytes, channel: socket.socket, verdict: int) -> int:
+    """Judge, and write the verdict whole or not at all to the file ``verdict``; the exit code of this process.
+
+    Args:
+        content: the tests as JSON; ``token`` in it has to come back with the verdict.
+        channel: to the program.
+        verdict: number of an open file.
+    """
+    tests = json.loads(content)
+    token = tests.pop("token")
+    with contextlib.suppress(OSError):  # there is no such thing outside Linux
+        call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody may open this process's memory or files
+    found = judge(tests, channel)
+    os.write(verdict, json.dumps(asdict(found) | {"token": token}).encode())
+    return PROGRAM_LOST if found.reason == "exited" else 0

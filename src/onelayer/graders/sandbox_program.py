@@ -5,6 +5,13 @@ elsewhere, and all they take from here is data.
 """
 
 import atexit
+import builtins
+import contextlib
+import functools
+import gc
+import importlib
+import inspect
+import io
 import operator
 import os
 import socket
@@ -27,52 +34,157 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "getitem": operator.getitem,
     "setitem": operator.setitem,
     "contains": operator.contains,
+    "await": lambda awaitable: _loop().run_until_complete(_result(awaitable)),
+    "anext": lambda iterator: _loop().run_until_complete(_result(anext(iterator))),
+    "aiter": aiter,
 }
 """What tests may do with an object that stays here."""
+
+
+@functools.cache
+def _loop() -> Any:
+    """The event loop of this process, for tests that await."""
+    import asyncio
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop
+
+
+async def _result(awaitable: Any) -> Any:
+    return await awaitable
+
+
+
+
+def _names_of_judges() -> dict[str, Any]:
+    """What LiveCodeBench's judge imports before a program that is called, as LeetCode provides it; the last one counts."""
+    names: dict[str, Any] = {}
+    for name in _OPEN_MODULES:
+        module = importlib.import_module(name)
+        public = getattr(module, "__all__", [each for each in vars(module) if not each.startswith("_")])
+        names |= {each: getattr(module, each) for each in public}
+    return names | {name: sys.modules[name] for name in _MODULES}
+
+
+_MODULES = """
+string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json
+""".split()  # noqa: SIM905
+_OPEN_MODULES = [*_MODULES, "typing"]
+PROVIDED = _names_of_judges()
+"""Names that a program whose functions are called may use without importing them; its own and Python's go before."""
+_RECURSION_LIMIT = 50_000  # LiveCodeBench's too
+_STANDARD_FILES = {
+    f"{folder}/{name}": number
+    for number, names in enumerate((("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")))
+    for folder, name in [("/dev", names[0]), ("/dev", names[1]), ("/proc/self", names[1])]
+}
+"""Names of the three standard files, which lie on no file system here."""
 
 
 def _module(name: str) -> ModuleType:
     """An empty module in the import system, where dataclasses, typing and pickle look for it."""
     module = ModuleType(name)
-    module.__dict__.update(exit=sys.exit, quit=sys.exit)  # in an ordinary interpreter the site module adds them
+    file = os.path.join(os.getcwd(), "program.py")  # noqa: PTH109, PTH118 - pathlib is not loaded here
+    module.__dict__.update(__file__=file, exit=sys.exit, quit=sys.exit)  # the site module adds the last two elsewhere
     sys.modules[name] = module
     return module
 
 
+def _standard_files() -> None:
+    """Text files on the descriptors 0 and 1, as ``sys.stdin`` and ``sys.stdout`` and by their names in /dev."""
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # type: ignore[misc]  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # type: ignore[misc]  # noqa: SIM115
+    by_name, by_number = io.open, os.open
+
+    def open_text(file: Any, *args: Any, **kwargs: Any) -> Any:
+        return by_name(_standard_file(file), *args, **kwargs)
+
+    def open_descriptor(path: Any, *args: Any, **kwargs: Any) -> Any:
+        found = _standard_file(path)
+        return found if found is not path else by_number(path, *args, **kwargs)
+
+    io.open = builtins.open = open_text
+    os.open = open_descriptor
+
+
+def _standard_file(file: Any) -> Any:
+    """A new descriptor where ``file`` names a standard file, else ``file``."""
+    try:
+        number = _STANDARD_FILES.get(os.fspath(file))
+    except TypeError:  # a descriptor, or nothing that can be opened
+        return file
+    return file if number is None else os.dup(number)
+
+
 def run_script(source: bytes) -> int:
-    """Run the program as ``python program.py`` would, with ``__name__ == "__main__"``; its exit code."""
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    """Run the program as ``python program.py`` would, with ``__name__ == "__main__"``; its exit code.
+
+    Raises nothing, whatever the program did.
+    """
+    _standard_files()
     sys.argv = ["program.py"]
     code: object = 0
     try:
-        exec(compile(source, "program.py", "exec"), _module("__main__").__dict__)
+        module = _module("__main__")
+        with contextlib.suppress(OSError), open("program.py", "wb") as file:
+            file.write(source)
+        exec(compile(source, module.__file__ or "", "exec"), module.__dict__)
     except SystemExit as end:
         code = end.code or 0
     except BaseException:  # what a script does not catch is its failure
         code = 1
-    # What the interpreter does at its end, but for taking itself apart, which takes longer than most programs.
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
+    module = None  # type: ignore[assignment]
+    for step in (_end_threads, atexit._run_exitfuncs, _flush, atexit._clear, _let_go, _flush):
+        # Whatever goes wrong from here on an interpreter only reports, at most: the script itself has ended.
+        with contextlib.suppress(BaseException):
+            step()
     return code & 255 if isinstance(code, int) else 1
 
 
-def serve_calls(source: bytes, channel: socket.socket) -> None:
-    """Load the program, then do what its tests ask for, until they hang up."""
+# What the interpreter does at its end, but for taking itself apart, which takes longer than most programs.
+def _end_threads() -> None:
+    """Tell executors to end, and wait for all threads that are no daemons."""
+    threading._shutdown()  # type: ignore[attr-defined]
+
+
+def _flush() -> None:
+    for file in (sys.stdout, sys.stderr, sys.__stdout__):
+        with contextlib.suppress(Exception):  # closed, detached, or of the program's own making
+            file.flush()  # type: ignore[union-attr]
+
+
+def _let_go() -> None:
+    """Let go of the program's objects: their finalizers run, and files that were left open are written."""
+    sys.modules.pop("__main__", None)
+    gc.collect()
+
+
+def serve_calls(source: bytes, channel: socket.socket, *, provided: bool) -> None:
+    """Load the program, then do what its tests ask for, until they hang up.
+
+    Args:
+        source: the program.
+        channel: to the tests.
+        provided: whether it may use the names of :data:`PROVIDED`.
+    """
+    if provided:
+        for name, value in PROVIDED.items():
+            builtins.__dict__.setdefault(name, value)
+        sys.setrecursionlimit(_RECURSION_LIMIT)
     module = _module("program")
     objects: list[Any] = []
 
     def refer(value: Any) -> dict[str, Any]:
         objects.append(value)
-        return {"handle": len(objects) - 1}
+        return {"coroutine" if inspect.iscoroutine(value) else "handle": len(objects) - 1}
 
     def resolve(reference: dict[str, Any]) -> Any:
-        if "handle" in reference:
-            return objects[reference["handle"]]
-        name = reference["name"]
+        (kind, name), *_ = reference.items()
+        if kind != "name":
+            return objects[name]
+        if name is None:
+            name = _last_function(module)
         if name not in module.__dict__:
             raise NameError(f"the program does not define {name!r}")
         return module.__dict__[name]
@@ -91,6 +203,16 @@ def serve_calls(source: bytes, channel: socket.socket) -> None:
         except EOFError:
             os._exit(0)
         attempt(lambda request=request: _perform(request, resolve))  # type: ignore[misc]
+
+
+def _last_function(module: ModuleType) -> str | None:
+    """The function that a program without a stated entry point is about: the last one that it defines."""
+    own = [
+        name
+        for name, value in module.__dict__.items()
+        if inspect.isfunction(value) and value.__globals__ is module.__dict__
+    ]
+    return own[-1] if own else None
 
 
 def _perform(request: dict[str, Any], resolve: Callable[[dict[str, Any]], Any]) -> Any:
