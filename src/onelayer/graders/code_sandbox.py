@@ -24,6 +24,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from onelayer.errors import RunStopped, UserError
+from onelayer.graders.code_checks import InvalidTest, prepare
 from onelayer.graders.code_tests import (
     CallTests,
     CodeTests,
@@ -136,6 +137,8 @@ def _grade_one(
         try:
             tests = parse_tests(raw)
             for_judge = None if isinstance(tests, ScriptTests) else _for_judge(tests)
+        except InvalidTest as error:
+            return grade_of("invalid_test", code, detail=str(error)[:MAX_DETAIL])
         except Exception as error:  # tests are anybody's data; without a program there is nobody else to blame
             said = str(error) if isinstance(error, UserError) else f"they cannot be read ({type(error).__name__})"
             return grade_of("invalid_test", code, detail=said[:MAX_DETAIL])
@@ -206,9 +209,9 @@ def _run_scripts(
 
 
 def _for_judge(tests: CodeTests | CallTests) -> dict[str, Any]:
-    content = asdict(tests)
     if isinstance(tests, CodeTests):
-        content["prompt"] = complete_prompt(tests.prompt)
+        return prepare(tests.source, complete_prompt(tests.prompt), tests.entry_point)
+    content = asdict(tests)
     json.dumps(content)  # as they will travel; here a value that cannot is the tests' fault
     return content
 

@@ -7,7 +7,7 @@ of a program: no program can bring that about.
 from collections.abc import Iterator
 from typing import Any
 
-from onelayer.graders.sandbox_forms import InvalidTest
+from onelayer.graders.code_checks import InvalidTest
 from onelayer.graders.wire import encode
 
 

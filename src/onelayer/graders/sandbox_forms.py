@@ -7,24 +7,20 @@
 * where there is none of these, the one function that the tests never call, with the entry point if it takes one argument.
 
 A function that the tests call themselves is not run again. One that returns False has failed. How tests are told from
-texts that check nothing is in :mod:`~onelayer.graders.sandbox_checks`; :class:`Evidence` keeps the count.
+texts that check nothing is in :mod:`~onelayer.graders.code_checks`; :class:`Evidence` keeps the count.
 """
 
+import importlib
 import inspect
 import itertools
 import math
 import sys
 import types
-import unittest
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from onelayer.graders.sandbox_checks import ASSERTED, CHECKED, ENTERED, EXIT_CODE, EXPECTED, Instrumented
-
-
-class InvalidTest(BaseException):
-    """The tests ask for something that cannot be done, or check nothing. No test can catch it by accident."""
+from onelayer.graders.code_checks import ASSERTED, CHECKED, ENTERED, EXIT_CODE, EXPECTED, InvalidTest
 
 
 class Evidence:
@@ -79,28 +75,34 @@ class Evidence:
             raise AssertionError(f"the tests ended with exit code {code!r:.20}")
 
 
-def prepare_modules() -> types.ModuleType:
-    """The module that tests run as, ``__main__``, with stand-ins for pytest and for what ends a test script."""
+def prepare_modules(*, unittest: bool) -> types.ModuleType:
+    """The module that tests run as, ``__main__``, with stand-ins for pytest and for what ends a test script.
+
+    Args:
+        unittest: whether the tests use that module. It takes longer to load than most tests to run.
+    """
     module = types.ModuleType("__main__")
     module.__dict__["__file__"] = "tests.py"
     sys.modules["__main__"] = module
     sys.modules["pytest"] = _Pytest("pytest")
-    passed = types.SimpleNamespace(wasSuccessful=lambda: True, failures=[], errors=[])
-    unittest.main = lambda *args, **kwargs: types.SimpleNamespace(result=passed)  # type: ignore[assignment, misc]
+    if unittest:
+        passed = types.SimpleNamespace(wasSuccessful=lambda: True, failures=[], errors=[])
+        ended = types.SimpleNamespace(result=passed)
+        importlib.import_module("unittest").main = lambda *args, **kwargs: ended  # type: ignore[attr-defined]
     return module
 
 
-def run_forms(tests: Instrumented, namespace: dict[str, Any], evidence: Evidence, candidate: Callable[[], Any]) -> None:
-    """Run what the executed ``tests`` left in their ``namespace``; raises what the first failing test raises.
+def run_forms(forms: dict[str, Any], namespace: dict[str, Any], evidence: Evidence, candidate: Callable[[], Any]) -> None:
+    """Run what the executed tests left in their ``namespace``; raises what the first failing test raises.
 
     Args:
-        tests: the tests.
+        forms: what :func:`~onelayer.graders.code_checks.prepare` says of them.
         namespace: their global names.
         evidence: counts checks.
         candidate: gives the program's function, for tests that take it.
     """
     own = {name: value for name, value in namespace.items() if getattr(value, "__module__", None) == "__main__"}
-    functions = {name: own[name] for name in tests.functions if inspect.isfunction(own.get(name))}
+    functions = {name: own[name] for name in forms["functions"] if inspect.isfunction(own.get(name))}
     classes = {name: value for name, value in own.items() if isinstance(value, type)}
     found = 0
 
@@ -108,13 +110,13 @@ def run_forms(tests: Instrumented, namespace: dict[str, Any], evidence: Evidence
         result = function(**given)
         if inspect.iscoroutine(result):
             result = _run_coroutine(result)
-        if getattr(function, "__name__", "") in tests.deciding and isinstance(result, bool | None):
+        if getattr(function, "__name__", "") in forms["deciding"] and isinstance(result, bool | None):
             evidence.checked += isinstance(result, bool)
         if result is False and not evidence.lenient:
             raise AssertionError("a test returned False")
 
     def call(name: str) -> None:
-        required = tests.functions[name]
+        required = forms["functions"][name]
         if len(required) > 1:
             raise InvalidTest(f"the function {name} of the tests takes {len(required)} arguments; one is the program's")
         run(functions[name], {each: candidate() for each in required})
@@ -123,7 +125,8 @@ def run_forms(tests: Instrumented, namespace: dict[str, Any], evidence: Evidence
         found += 1
         if "check" not in evidence.entered:
             call("check")
-    cases = [value for value in classes.values() if issubclass(value, unittest.TestCase)]
+    case = sys.modules["unittest"].TestCase if "unittest" in sys.modules else ()
+    cases = [value for value in classes.values() if issubclass(value, case)]
     if cases:
         found += 1
         _run_cases(cases, evidence)
@@ -137,8 +140,8 @@ def run_forms(tests: Instrumented, namespace: dict[str, Any], evidence: Evidence
         if name not in evidence.entered and not getattr(function, "_skipped", False):
             _run_function(name, owner, function, namespace, candidate, run)
     if not found:
-        left = [name for name in tests.roots if name in functions and name not in evidence.entered]
-        left = [name for name in left if len(tests.functions[name]) < 2 and not hasattr(functions[name], "_fixture")]
+        left = [name for name in forms["roots"] if name in functions and name not in evidence.entered]
+        left = [name for name in left if len(forms["functions"][name]) < 2 and not hasattr(functions[name], "_fixture")]
         if len(left) == 1:
             call(left[0])
 
@@ -149,36 +152,32 @@ def _run_coroutine(coroutine: Any) -> Any:
     return asyncio.run(coroutine)
 
 
-class _FirstFailure(unittest.TestResult):
-    """Keeps what the first failing test raised, as it is."""
+def _run_cases(cases: list[type], evidence: Evidence) -> None:
+    """Run classes of unittest; raises what the first failing test raised, as it is."""
+    import unittest
 
-    error: BaseException | None = None
+    class FirstFailure(unittest.TestResult):
+        error: BaseException | None = None
 
-    def _keep(self, error: Any) -> None:
-        if self.error is None and error is not None:
-            self.error = error[1]
+        def _keep(self, error: Any) -> None:
+            if self.error is None and error is not None:
+                self.error = error[1]
 
-    def addError(self, test: Any, err: Any) -> None:
-        """Keep what a test raised."""
-        super().addError(test, err)
-        self._keep(err)
+        def addError(self, test: Any, err: Any) -> None:
+            super().addError(test, err)
+            self._keep(err)
 
-    def addFailure(self, test: Any, err: Any) -> None:
-        """Keep a failed assertion."""
-        super().addFailure(test, err)
-        self._keep(err)
+        def addFailure(self, test: Any, err: Any) -> None:
+            super().addFailure(test, err)
+            self._keep(err)
 
-    def addSubTest(self, test: Any, subtest: Any, err: Any) -> None:
-        """Keep what part of a test raised."""
-        super().addSubTest(test, subtest, err)
-        self._keep(err)
+        def addSubTest(self, test: Any, subtest: Any, err: Any) -> None:
+            super().addSubTest(test, subtest, err)
+            self._keep(err)
 
-
-def _run_cases(cases: list[type[unittest.TestCase]], evidence: Evidence) -> None:
-    suite = unittest.TestSuite(unittest.defaultTestLoader.loadTestsFromTestCase(case) for case in cases)
-    result = _FirstFailure()
+    result = FirstFailure()
     result.failfast = not evidence.lenient
-    suite.run(result)
+    unittest.TestSuite(unittest.defaultTestLoader.loadTestsFromTestCase(case) for case in cases).run(result)
     if result.error is not None:
         raise result.error
     if not result.wasSuccessful():

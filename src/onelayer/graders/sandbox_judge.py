@@ -1,7 +1,9 @@
 """What runs in the tests' process: the tests, with stand-ins for everything that the program defines.
 
 A stand-in (:class:`Remote`) sends each call to the program's process and returns what comes back, as built-in types
-only (:mod:`~onelayer.graders.wire`). The names that tests use are found as follows:
+only (:mod:`~onelayer.graders.wire`). What of the tests checks the program was found before, outside
+(:mod:`~onelayer.graders.code_checks`), how they are run is told in :mod:`~onelayer.graders.sandbox_forms`. The names that
+tests use are found as follows:
 
 * what the tests define or import themselves, and Python's built-ins, are their own: a program that defines ``abs`` or
   ``len`` does not change them. Only where the tests name nothing else of the program (``assert sum(10, 15) == 6``) are
@@ -11,34 +13,32 @@ only (:mod:`~onelayer.graders.wire`). The names that tests use are found as foll
 * every other name is a stand-in, or the plain value that the program gives it.
 """
 
-import ast
 import builtins
 import contextlib
 import importlib
 import json
+import marshal
 import math
 import os
 import re
 import socket
-import symtable
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from onelayer.graders.code_checks import InvalidTest, free_names
 from onelayer.graders.protection import call
 from onelayer.graders.sandbox_alone import AnyProgram
-from onelayer.graders.sandbox_checks import Instrumented, instrument
-from onelayer.graders.sandbox_forms import Evidence, InvalidTest, prepare_modules, run_forms
+from onelayer.graders.sandbox_forms import Evidence, prepare_modules, run_forms
 from onelayer.graders.wire import Verdict, decode, encode, receive, send
 
+__all__ = ["free_names", "judge", "run_tests", "same"]
 PROGRAM_LOST = 3
 """Exit code of the tests' process when the program's ended first."""
 MAX_DETAIL = 200
-METHOD = re.compile(r"(\w+)\(\)\.(\w+)")
-"""An entry point like ``Solution().total``: the method of an object of the program's class."""
+_METHOD = re.compile(r"(\w+)\(\)\.(\w+)")
 _OF_PROGRAM = "raised by the program"
-_DEEP = 20_000
 _PR_SET_DUMPABLE = 4
 
 _EXCEPTIONS = {
@@ -203,108 +203,34 @@ def _reference_of(value: Any) -> dict[str, Any]:
     raise InvalidTest(f"a {type(value).__name__} cannot be handed to a program; tests pass plain data")
 
 
-def free_names(source: str) -> set[str]:
-    """The names that ``source`` uses without defining or importing them.
-
-    Raises:
-        SyntaxError: ``source`` is not Python.
-    """
-    top = symtable.symtable(source, "tests.py", "exec")
-    defined = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
-    used: set[str] = set()
-    tables = [top]
-    while tables:
-        table = tables.pop()
-        tables += table.get_children()
-        used |= {
-            symbol.get_name()
-            for symbol in table.get_symbols()
-            if symbol.is_referenced() and (symbol.is_global() or table is top)
-        }
-    return used - defined
-
-
-def _called_names(tree: ast.Module) -> set[str]:
-    calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
-    return {function.id for function in calls if isinstance(function, ast.Name)}
-
-
-def _used_as_module_only(tree: ast.Module, name: str) -> bool:
-    """Whether every use of ``name`` is ``name.attribute`` and it is a module of the standard library."""
-    if name not in sys.stdlib_module_names:
-        return False
-    bases = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == name]
-    return all(id(use) in bases for use in uses)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Tests that were read, without a program: what to run, and which names of it are whose."""
-
-    instrumented: Instrumented
-    prompt: Any
-    entry_point: str | None
-    modules: frozenset[str]
-    of_program: frozenset[str]
-
-
-def prepare(source: str, prompt: str = "", entry_point: str | None = None) -> Prepared:
-    """Find the names for ``source``, as the module's docstring tells, and what in it checks the program.
-
-    Raises:
-        InvalidTest: nothing does, or this is no Python.
-    """
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(_DEEP)
-    try:
-        tree = ast.parse(source)
-        outside = free_names(source)
-        of_program = {name for name in outside if not hasattr(builtins, name)}
-        if not of_program and entry_point is None:
-            of_program = outside & _called_names(tree)
-        modules = frozenset(name for name in of_program if _used_as_module_only(tree, name))
-        of_program -= modules
-        compiled = compile(prompt, "prompt.py", "exec") if prompt else None
-        helpers = set(compiled.co_names) if compiled else set()
-        values = {entry_point} if entry_point else set()
-        instrumented = instrument(tree, values | (of_program - helpers) | (of_program & values))
-    except SyntaxError as error:
-        raise InvalidTest(f"the tests are not valid Python: {error.msg}") from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise InvalidTest("the tests are not valid Python, or nested too deep") from error
-    finally:
-        sys.setrecursionlimit(limit)
-    if not instrumented.checks:
-        raise InvalidTest("the tests assert nothing about the program")
-    return Prepared(instrumented, compiled, entry_point, modules, frozenset(of_program))
-
-
-def _run_code(tests: Prepared, program: Any, evidence: Evidence) -> None:
-    """Run tests that are code, with what ``program`` (or a stand-in for any) gives."""
-    namespace = prepare_modules().__dict__
-    if tests.prompt:
-        exec(tests.prompt, namespace)
-    namespace |= {name: importlib.import_module(name) for name in tests.modules}
-    for name in tests.of_program - namespace.keys():
+def _run_code(tests: dict[str, Any], program: Any, evidence: Evidence) -> None:
+    """Run prepared tests, with what ``program`` (or a stand-in for any) gives."""
+    namespace = prepare_modules(unittest=tests["unittest"]).__dict__
+    if tests["prompt"]:
+        exec(marshal.loads(bytes.fromhex(tests["prompt"])), namespace)
+    namespace |= {name: importlib.import_module(name) for name in tests["modules"]}
+    for name in tests["of_program"]:
+        if name in namespace:
+            continue
         namespace[name] = program.named(name)
         with contextlib.suppress(NameError):  # a missing name fails where it is used
             namespace[name] = program.ask("value", namespace[name])
-    method = METHOD.fullmatch(tests.entry_point or "")
+    entry_point = tests["entry_point"]
+    method = _METHOD.fullmatch(entry_point or "")
 
     def candidate() -> Any:
         if method:
             return getattr(program.named(method[1])(), method[2])
-        return program.named(tests.entry_point)
+        return program.named(entry_point)
 
-    if tests.entry_point is not None and not method:
-        namespace[tests.entry_point] = candidate()
+    if entry_point is not None and not method:
+        namespace[entry_point] = candidate()
     namespace |= evidence.names()
-    exec(tests.instrumented.code, namespace)
-    run_forms(tests.instrumented, namespace, evidence, candidate)
+    exec(marshal.loads(bytes.fromhex(tests["code"])), namespace)
+    run_forms(tests["forms"], namespace, evidence, candidate)
 
 
-def _run_calls(tests: dict[str, Any], program: Program) -> None:
+def _run_calls(tests: dict[str, Any], program: Program, evidence: Evidence) -> None:
     """Call the function (or the method of ``Solution``) on each case's arguments and compare with what is expected."""
     function: Any = program.named(tests["fn_name"])
     try:
@@ -315,6 +241,7 @@ def _run_calls(tests: dict[str, Any], program: Program) -> None:
         value = function(*args)
         if not same(value, expected) and not (tests["wrapped"] and is_wrapped(value, expected)):
             raise AssertionError(f"case {number}")
+        evidence.checked += 1
 
 
 def is_wrapped(value: Any, expected: Any) -> bool:
@@ -338,26 +265,20 @@ def judge(tests: dict[str, Any], channel: socket.socket) -> Verdict:
     """Run the tests.
 
     Args:
-        tests: the fields of CallTests or CodeTests; with ``alone`` they are run without a program.
+        tests: the fields of CallTests, or what :func:`~onelayer.graders.code_checks.prepare` made of CodeTests; with
+            ``alone`` these are run without a program.
         channel: to the program.
     """
     evidence = Evidence(lenient=bool(tests.get("alone")))
     program = Program(channel)
-    try:
-        if "cases" in tests:
-            program.loaded()
-            _run_calls(tests, program)
-            return Verdict("correct")
-        prepared = prepare(tests["source"], tests["prompt"], tests["entry_point"])
-    except InvalidTest as error:
-        return Verdict("invalid_test", _cut(error))
-    except BaseException as error:
-        return _verdict_on(error, Evidence(), program)
     if evidence.lenient:
-        return _alone(prepared, evidence)
+        return _alone(tests, evidence)
     try:
         program.loaded()
-        _run_code(prepared, program, evidence)
+        if "cases" in tests:
+            _run_calls(tests, program, evidence)
+        else:
+            _run_code(tests, program, evidence)
     except BaseException as error:
         return _verdict_on(error, evidence, program)
     if program.ended:
@@ -389,7 +310,7 @@ def _verdict_on(error: BaseException, evidence: Evidence, program: Program) -> V
     return Verdict("wrong", f"a test failed with {name}", doubt)
 
 
-def _alone(tests: Prepared, evidence: Evidence) -> Verdict:
+def _alone(tests: dict[str, Any], evidence: Evidence) -> Verdict:
     """What the tests do without a program, with a stand-in that allows everything: is a fault their own?"""
     program = AnyProgram()
     try:

@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from onelayer.graders.wire import decode, encode, receive, send
@@ -73,6 +73,7 @@ string re datetime collections heapq bisect copy math random statistics itertool
 _OPEN_MODULES = [*_MODULES, "typing"]
 PROVIDED = _names_of_judges()
 """Names that a program whose functions are called may use without importing them; its own and Python's go before."""
+_LOOKS_AT_ITSELF = (b"__file__", b"argv", b"inspect")
 _RECURSION_LIMIT = 50_000  # LiveCodeBench's too
 _STANDARD_FILES = {
     f"{folder}/{name}": number
@@ -91,20 +92,24 @@ def _module(name: str) -> ModuleType:
     return module
 
 
-def _standard_files() -> None:
-    """Text files on the descriptors 0 and 1, as ``sys.stdin`` and ``sys.stdout`` and by their names in /dev."""
+def prepare() -> None:
+    """Open text files on the descriptors 0 and 1, whatever these will be: once, before the first program's process."""
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # type: ignore[misc]  # noqa: SIM115
     sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # type: ignore[misc]  # noqa: SIM115
+
+
+def _name_standard_files() -> None:
+    """Let programs open the standard files by their names."""
     by_name, by_number = io.open, os.open
 
-    def open_text(file: Any, *args: Any, **kwargs: Any) -> Any:
+    def open_by_name(file: Any, *args: Any, **kwargs: Any) -> Any:
         return by_name(_standard_file(file), *args, **kwargs)
 
     def open_descriptor(path: Any, *args: Any, **kwargs: Any) -> Any:
         found = _standard_file(path)
         return found if found is not path else by_number(path, *args, **kwargs)
 
-    io.open = builtins.open = open_text
+    io.open = builtins.open = open_by_name
     os.open = open_descriptor
 
 
@@ -122,13 +127,14 @@ def run_script(source: bytes) -> int:
 
     Raises nothing, whatever the program did.
     """
-    _standard_files()
+    _name_standard_files()
     sys.argv = ["program.py"]
     code: object = 0
     try:
         module = _module("__main__")
-        with contextlib.suppress(OSError), open("program.py", "wb") as file:
-            file.write(source)
+        if any(word in source for word in _LOOKS_AT_ITSELF):
+            with contextlib.suppress(OSError), open("program.py", "wb") as file:
+                file.write(source)
         exec(compile(source, module.__file__ or "", "exec"), module.__dict__)
     except SystemExit as end:
         code = end.code or 0
@@ -168,10 +174,6 @@ def serve_calls(source: bytes, channel: socket.socket, *, provided: bool) -> Non
         channel: to the tests.
         provided: whether it may use the names of :data:`PROVIDED`.
     """
-    if provided:
-        for name, value in PROVIDED.items():
-            builtins.__dict__.setdefault(name, value)
-        sys.setrecursionlimit(_RECURSION_LIMIT)
     module = _module("program")
     objects: list[Any] = []
 
@@ -196,13 +198,32 @@ def serve_calls(source: bytes, channel: socket.socket, *, provided: bool) -> Non
         except BaseException as error:  # SystemExit too: the tests are told how each request ended
             send(channel, {"raised": type(error).__name__, "message": _text(error)})
 
-    attempt(lambda: exec(compile(source, "program.py", "exec"), module.__dict__))
+    def load() -> None:
+        code = compile(source, "program.py", "exec")
+        if provided:
+            sys.setrecursionlimit(_RECURSION_LIMIT)
+            for name in _names_used(code) & PROVIDED.keys():  # to touch all of them takes longer than most programs
+                builtins.__dict__.setdefault(name, PROVIDED[name])
+        exec(code, module.__dict__)
+
+    attempt(load)
     while True:
         try:
             request = receive(channel)
         except EOFError:
             os._exit(0)
         attempt(lambda request=request: _perform(request, resolve))  # type: ignore[misc]
+
+
+def _names_used(code: CodeType) -> set[str]:
+    """The global names, and attributes, that a program's code uses."""
+    used: set[str] = set()
+    codes = [code]
+    while codes:
+        each = codes.pop()
+        used.update(each.co_names)
+        codes += [constant for constant in each.co_consts if isinstance(constant, CodeType)]
+    return used
 
 
 def _last_function(module: ModuleType) -> str | None:

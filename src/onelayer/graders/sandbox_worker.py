@@ -39,7 +39,7 @@ from onelayer.graders.protection import DIRECTORY_BYTES, Limits
 PRELOADED = """
 abc array ast bisect calendar cmath collections contextlib copy dataclasses datetime decimal enum fractions functools
 hashlib heapq io itertools json math numbers operator pprint queue random re statistics string struct textwrap threading
-time types typing unicodedata unittest
+time types typing unicodedata
 """.split()  # noqa: SIM905
 """What programs import most: loaded once, before the first fork."""
 FIRST_USER = 0x70000000
@@ -282,6 +282,7 @@ def main(mode: str, control_descriptor: int, processes: int) -> None:
 
 def serve(control: socket.socket, confinement: Confinement) -> None:
     """Say that the worker is ready, and answer requests until the other side hangs up."""
+    sandbox_program.prepare()
     gc.freeze()
     control.sendall(b"ready")
     Worker(control, confinement).serve()

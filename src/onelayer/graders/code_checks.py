@@ -1,4 +1,4 @@
-"""Which places in tests check a value of the program, and a count of those that were reached: pure work on syntax trees.
+"""Which places in tests check a value of the program, and code that counts those it reaches: pure work on syntax trees.
 
 Tests that check nothing pass for every program. So a test counts only where it can fail because of what the program
 gave. Such a *check* is
@@ -16,8 +16,13 @@ program's anywhere is one everywhere; this errs on the side of counting a check.
 """
 
 import ast
+import builtins
+import marshal
+import symtable
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 CHECKED, ASSERTED, EXPECTED, ENTERED, EXIT_CODE = (
@@ -255,32 +260,95 @@ _NOTES: dict[type, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Instrumented:
-    """Tests ready to run.
+class InvalidTest(BaseException):
+    """The tests ask for something that cannot be done, or check nothing. No test can catch it by accident."""
 
-    Attributes:
-        code: what to execute; it calls the functions named at the top of this module.
-        checks: how many places check a value of the program.
-        deciding: functions that return a verdict on the program.
-        functions: top-level functions and the names that they require, in order.
-        roots: those of them that the tests themselves mention nowhere else.
+
+def free_names(source: str) -> set[str]:
+    """The names that ``source`` uses without defining or importing them.
+
+    Raises:
+        SyntaxError: ``source`` is not Python.
     """
+    top = symtable.symtable(source, "tests.py", "exec")
+    defined = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    used: set[str] = set()
+    tables = [top]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        used |= {
+            symbol.get_name()
+            for symbol in table.get_symbols()
+            if symbol.is_referenced() and (symbol.is_global() or table is top)
+        }
+    return used - defined
 
-    code: Any
-    checks: int
-    deciding: frozenset[str]
-    functions: dict[str, list[str]]
-    roots: tuple[str, ...]
+
+def _called_names(tree: ast.Module) -> set[str]:
+    calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return {function.id for function in calls if isinstance(function, ast.Name)}
 
 
-def instrument(tree: ast.Module, of_program: set[str]) -> Instrumented:
-    """Make checks of a tests' ``tree`` count themselves. The tree is changed.
+def _used_as_module_only(tree: ast.Module, name: str) -> bool:
+    """Whether every use of ``name`` is ``name.attribute`` and it is a module of the standard library."""
+    if name not in sys.stdlib_module_names:
+        return False
+    bases = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == name]
+    return all(id(use) in bases for use in uses)
+
+
+@lru_cache(maxsize=64)  # the completions of one prompt come one after the other
+def prepare(source: str, prompt: str = "", entry_point: str | None = None) -> dict[str, Any]:
+    """Tests as they are sent to the process that runs them, ready to run; nothing of them is run here.
 
     Args:
-        tree: the parsed tests.
-        of_program: names that stand for something of the program.
+        source: the tests.
+        prompt: code that they may use, or "".
+        entry_point: the name of the program's function, where the tests state it.
+
+    Returns:
+        ``code`` and ``prompt`` as hexadecimal text of marshalled code, of which the first calls the functions named at
+        the top of this module; ``entry_point``; ``modules`` of the standard library that tests use without importing
+        them; ``of_program``, the names that the program has to give; whether they use ``unittest``; ``forms``: ``functions`` at the top level and the
+        arguments that each requires, ``roots``, those of them that the tests mention nowhere else, and ``deciding``,
+        functions that return a verdict on the program.
+
+    Raises:
+        InvalidTest: this is no Python, or nothing in it checks the program.
     """
+    try:
+        tree = ast.parse(source)
+        outside = free_names(source)
+        of_program = {name for name in outside if not hasattr(builtins, name)}
+        if not of_program and entry_point is None:
+            of_program = outside & _called_names(tree)
+        modules = {name for name in of_program if _used_as_module_only(tree, name)}
+        of_program -= modules
+        helpers = compile(prompt, "prompt.py", "exec", dont_inherit=True, optimize=0) if prompt else None
+        own = {entry_point} if entry_point else set()
+        seeds = own | (of_program - set(helpers.co_names if helpers else ()))
+        number, code, forms = _instrument(tree, seeds)
+    except SyntaxError as error:
+        raise InvalidTest(f"the tests are not valid Python: {error.msg}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise InvalidTest("the tests are not valid Python, or nested too deep") from error
+    if not number:
+        raise InvalidTest("the tests assert nothing about the program")
+    return {
+        "code": marshal.dumps(code).hex(),
+        "prompt": marshal.dumps(helpers).hex() if helpers else "",
+        "entry_point": entry_point,
+        "modules": sorted(modules),
+        "of_program": sorted(of_program),
+        "unittest": "unittest" in source,
+        "forms": forms,
+    }
+
+
+def _instrument(tree: ast.Module, of_program: set[str]) -> tuple[int, Any, dict[str, Any]]:
+    """Make checks of a tests' ``tree`` count themselves: their number, the code, the forms. The tree is changed."""
     final = _final_exit(tree)
     flow = _Flow()
     mentioned = _mentions(tree.body, flow)
@@ -300,9 +368,9 @@ def instrument(tree: ast.Module, of_program: set[str]) -> Instrumented:
         node.body.insert(int(has_text), ast.copy_location(ast.Expr(call), node))
     deciding = {check.node.name for check in counted if check.kind == "return"}
     deciding |= {node.name for node in defined if _returns_false(node) and node.name in names}
-    code = compile(tree, "tests.py", "exec", dont_inherit=True)
+    code = compile(tree, "tests.py", "exec", dont_inherit=True, optimize=0)
     number = len(counted) + (final is not None and not names.isdisjoint(_mentions(final, _Flow())))
-    return Instrumented(code, number, frozenset(deciding), functions, roots)
+    return number, code, {"functions": functions, "roots": roots, "deciding": sorted(deciding)}
 
 
 def _required(arguments: ast.arguments) -> list[str]:
@@ -353,7 +421,7 @@ def _wrap(check: _Check) -> None:
 def _final_exit(tree: ast.Module) -> Any:
     """The exit code in the last statement, where tests end with one: it becomes a check that it is 0."""
     body: list[Any] = tree.body
-    while body and isinstance(body[-1], ast.If):  # if __name__ == "__main__":
+    while body and isinstance(body[-1], ast.If) and "__name__" in _mentions(body[-1].test, _Flow()):
         body = body[-1].body
     if not body:
         return None
