@@ -74,6 +74,7 @@ _OPEN_MODULES = [*_MODULES, "typing"]
 PROVIDED = _names_of_judges()
 """Names that a program whose functions are called may use without importing them; its own and Python's go before."""
 _LOOKS_AT_ITSELF = (b"__file__", b"argv", b"inspect")
+_LEAVES_TO_THE_END = (b"open", b"IO", b"riter", b"detach", b"__del__", b"finalize")
 _RECURSION_LIMIT = 50_000  # LiveCodeBench's too
 _STANDARD_FILES = {
     f"{folder}/{name}": number
@@ -141,7 +142,10 @@ def run_script(source: bytes) -> int:
     except BaseException:  # what a script does not catch is its failure
         code = 1
     module = None  # type: ignore[assignment]
-    for step in (_end_threads, atexit._run_exitfuncs, _flush, atexit._clear, _let_go, _flush):
+    steps = [_end_threads, atexit._run_exitfuncs, _flush]
+    if any(word in source for word in _LEAVES_TO_THE_END):  # for others it would be the longest of these steps
+        steps += [atexit._clear, _let_go, _flush]
+    for step in steps:
         # Whatever goes wrong from here on an interpreter only reports, at most: the script itself has ended.
         with contextlib.suppress(BaseException):
             step()
@@ -161,7 +165,11 @@ def _flush() -> None:
 
 
 def _let_go() -> None:
-    """Let go of the program's objects: their finalizers run, and files that were left open are written."""
+    """Write files that were left open, then let go of the program's objects: their finalizers run."""
+    for kind in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):  # text first: it is written to the others
+        for file in [each for each in gc.get_objects() if type(each) is kind]:
+            with contextlib.suppress(Exception):  # closed, detached, or for reading
+                file.flush()
     sys.modules.pop("__main__", None)
     gc.collect()
 
