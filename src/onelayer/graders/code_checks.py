@@ -125,7 +125,9 @@ def _changed(body: Iterable[ast.AST]) -> set[str]:
 
 def _called(node: ast.AST) -> str:
     function = node.func if isinstance(node, ast.Call) else None
-    return function.id if isinstance(function, ast.Name) else function.attr if isinstance(function, ast.Attribute) else ""
+    return (
+        function.id if isinstance(function, ast.Name) else function.attr if isinstance(function, ast.Attribute) else ""
+    )
 
 
 def _fails(body: Iterable[ast.AST]) -> bool:
@@ -311,9 +313,9 @@ def prepare(source: str, prompt: str = "", entry_point: str | None = None) -> di
     Returns:
         ``code`` and ``prompt`` as hexadecimal text of marshalled code, of which the first calls the functions named at
         the top of this module; ``entry_point``; ``modules`` of the standard library that tests use without importing
-        them; ``of_program``, the names that the program has to give; whether they use ``unittest``; ``forms``: ``functions`` at the top level and the
-        arguments that each requires, ``roots``, those of them that the tests mention nowhere else, and ``deciding``,
-        functions that return a verdict on the program.
+        them; ``of_program``, the names that the program has to give; whether they use ``unittest``; and ``forms``:
+        ``functions`` at the top level with the arguments that each requires, ``roots``, those of them that the tests
+        mention nowhere else, and ``deciding``, functions that return a verdict on the program.
 
     Raises:
         InvalidTest: this is no Python, or nothing in it checks the program.

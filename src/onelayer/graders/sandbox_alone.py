@@ -4,7 +4,7 @@ Tests that fail, end or ask for the impossible with it, or check nothing, do so 
 of a program: no program can bring that about.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from onelayer.graders.code_checks import InvalidTest
@@ -12,10 +12,17 @@ from onelayer.graders.wire import encode
 
 
 class AnyProgram:
-    """Has every name. ``touched``: whether anything was done with what it gave."""
+    """Has every name. ``touched``: whether anything was done with what it gave; the first time is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[], None]) -> None:
         self.touched = False
+        self._tell = tell
+
+    def touch(self) -> None:
+        """Something is done with a value."""
+        if not self.touched:
+            self.touched = True
+            self._tell()
 
     def named(self, name: str | None) -> "Anything":
         """An object that allows everything."""
@@ -37,10 +44,11 @@ class Anything:
 
     def _next(self, *_: Any) -> "Anything":
         program: AnyProgram = object.__getattribute__(self, "_program")
-        program.touched = True
+        program.touch()
         return Anything(program)
 
     def __call__(self, *args: Any, **kwargs: Any) -> "Anything":
+        """Take plain data, as a program's function would."""
         for argument in (*args, *kwargs.values()):
             encode(argument, _refuse)
         return self._next()

@@ -92,7 +92,9 @@ def prepare_modules(*, unittest: bool) -> types.ModuleType:
     return module
 
 
-def run_forms(forms: dict[str, Any], namespace: dict[str, Any], evidence: Evidence, candidate: Callable[[], Any]) -> None:
+def run_forms(
+    forms: dict[str, Any], namespace: dict[str, Any], evidence: Evidence, candidate: Callable[[], Any]
+) -> None:
     """Run what the executed tests left in their ``namespace``; raises what the first failing test raises.
 
     Args:
@@ -200,7 +202,8 @@ def _run_function(
     required = [
         parameter.name
         for parameter in inspect.signature(function).parameters.values()
-        if parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     ]
     bound = owner is not None and not isinstance(inspect.getattr_static(owner, function.__name__), staticmethod)
     required = required[1:] if bound else required
@@ -367,4 +370,6 @@ class _Pytest(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise InvalidTest(f"pytest.{name} is not provided; tests see raises, approx, mark.parametrize, fixture and fail")
+        raise InvalidTest(
+            f"pytest.{name} is not provided; tests see raises, approx, mark.parametrize, fixture and fail"
+        )

@@ -22,9 +22,8 @@ import math
 import os
 import re
 import socket
-import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from onelayer.graders.code_checks import InvalidTest, free_names
@@ -179,6 +178,9 @@ class RemoteCoroutine(Remote):
 
     __slots__ = ()
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)  # asyncio looks for those of Python's own coroutines
+
     def __await__(self) -> Any:
         return self
 
@@ -261,18 +263,19 @@ def same(value: Any, expected: Any) -> bool:
     return bool(value == expected)
 
 
-def judge(tests: dict[str, Any], channel: socket.socket) -> Verdict:
+def judge(tests: dict[str, Any], channel: socket.socket, say: Callable[[Verdict], None]) -> Verdict:
     """Run the tests.
 
     Args:
         tests: the fields of CallTests, or what :func:`~onelayer.graders.code_checks.prepare` made of CodeTests; with
             ``alone`` these are run without a program.
         channel: to the program.
+        say: writes a verdict that holds if the tests end this process before there is another.
     """
     evidence = Evidence(lenient=bool(tests.get("alone")))
     program = Program(channel)
     if evidence.lenient:
-        return _alone(tests, evidence)
+        return _alone(tests, evidence, say)
     try:
         program.loaded()
         if "cases" in tests:
@@ -310,9 +313,10 @@ def _verdict_on(error: BaseException, evidence: Evidence, program: Program) -> V
     return Verdict("wrong", f"a test failed with {name}", doubt)
 
 
-def _alone(tests: dict[str, Any], evidence: Evidence) -> Verdict:
+def _alone(tests: dict[str, Any], evidence: Evidence, say: Callable[[Verdict], None]) -> Verdict:
     """What the tests do without a program, with a stand-in that allows everything: is a fault their own?"""
-    program = AnyProgram()
+    # From where they have seen a value of the program on, another value might have led elsewhere.
+    program = AnyProgram(lambda: say(Verdict("sound")))
     try:
         _run_code(tests, program, evidence)
     except InvalidTest as error:
@@ -342,6 +346,11 @@ def run_tests(content: bytes, channel: socket.socket, verdict: int) -> int:
     token = tests.pop("token")
     with contextlib.suppress(OSError):  # there is no such thing outside Linux
         call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody may open this process's memory or files
-    found = judge(tests, channel)
-    os.write(verdict, json.dumps(asdict(found) | {"token": token}).encode())
+
+    def say(found: Verdict) -> None:
+        os.ftruncate(verdict, 0)
+        os.pwrite(verdict, json.dumps(asdict(found) | {"token": token}).encode(), 0)
+
+    found = judge(tests, channel, say)
+    say(found)
     return PROGRAM_LOST if found.reason == "exited" else 0

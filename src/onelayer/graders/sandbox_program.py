@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -55,8 +56,6 @@ async def _result(awaitable: Any) -> Any:
     return await awaitable
 
 
-
-
 def _names_of_judges() -> dict[str, Any]:
     """What LiveCodeBench's judge imports before a program that is called, as LeetCode provides it; the last one counts."""
     names: dict[str, Any] = {}
@@ -87,7 +86,7 @@ _STANDARD_FILES = {
 def _module(name: str) -> ModuleType:
     """An empty module in the import system, where dataclasses, typing and pickle look for it."""
     module = ModuleType(name)
-    file = os.path.join(os.getcwd(), "program.py")  # noqa: PTH109, PTH118 - pathlib is not loaded here
+    file = f"{os.getcwd()}/program.py"  # noqa: PTH109 - text is all that is needed
     module.__dict__.update(__file__=file, exit=sys.exit, quit=sys.exit)  # the site module adds the last two elsewhere
     sys.modules[name] = module
     return module
@@ -134,8 +133,8 @@ def run_script(source: bytes) -> int:
     try:
         module = _module("__main__")
         if any(word in source for word in _LOOKS_AT_ITSELF):
-            with contextlib.suppress(OSError), open("program.py", "wb") as file:
-                file.write(source)
+            with contextlib.suppress(OSError):
+                Path("program.py").write_bytes(source)
         exec(compile(source, module.__file__ or "", "exec"), module.__dict__)
     except SystemExit as end:
         code = end.code or 0

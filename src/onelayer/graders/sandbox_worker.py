@@ -200,9 +200,7 @@ class Worker:
             namespaces.join_pid_namespace(inner)
         return child
 
-    def _start_pair(
-        self, limits: Limits, directories: list[str], files: list[int], *, called: bool
-    ) -> tuple[int, int]:
+    def _start_pair(self, limits: Limits, directories: list[str], files: list[int], *, called: bool) -> tuple[int, int]:
         """The program's process and the tests' process, with a socket between them."""
         program, tests, verdict = files
         program_end, tests_end = socket.socketpair()

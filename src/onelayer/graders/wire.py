@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_MESSAGE = 16 << 20
-"""Bytes of a message, as many as a script may print: rebuilt it may take 25 times as much, which its reader's limit bounds."""
+"""Bytes of a message, as many as a script may print. Rebuilt it takes more, which the reader's own limit bounds."""
 _BIG_INT = 1 << 1024
 """Integers beyond this travel as hexadecimal, which has no limit of digits and takes linear time."""
 

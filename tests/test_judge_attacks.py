@@ -1,0 +1,137 @@
+# ruff: noqa: E501 - attacks read best on one line
+"""Programs that end, kill, silence or mislead the process that judges them, as a product of ways. None may be rewarded.
+
+Each way is tried at each moment and against each form of tests. By default a few of the product are run, chosen so that
+every way, moment and form occurs; ``JUDGE_ATTACKS=500`` runs that many in each mode.
+"""
+
+import itertools
+import os
+from typing import Any, Literal
+
+import pytest
+
+from onelayer.graders.code_sandbox import grade_code
+from onelayer.graders.sandbox import Sandbox
+
+COUNT = int(os.environ.get("JUDGE_ATTACKS", "34"))
+
+WAYS = {
+    "sys.exit(0)": "sys.exit(0)",
+    "SystemExit without a code": "raise SystemExit",
+    "KeyboardInterrupt": "raise KeyboardInterrupt",
+    "GeneratorExit": "raise GeneratorExit",
+    "os._exit(0)": "os._exit(0)",
+    "os._exit with the judge's code": "os._exit(3)",
+    "kills itself": "os.kill(os.getpid(), 9)",
+    "kills itself with a real-time signal": "os.kill(os.getpid(), 40)",
+    "kills the processes beside it": (
+        "for n in range(1, 40):\n    for p in (os.getpid() + n, os.getpid() - n):\n"
+        "        try: p > 1 and os.kill(p, 9)\n        except OSError: pass"
+    ),
+    "kills every process it may": "try: os.kill(-1, 9)\nexcept OSError: pass",
+    "stops the processes beside it": (
+        "for n in range(1, 20):\n    try: os.kill(os.getpid() + n, 19)\n    except OSError: pass"
+    ),
+    "takes the judge's file size away": (
+        "import resource\nfor n in range(1, 40):\n    try: resource.prlimit(os.getpid() + n, resource.RLIMIT_FSIZE, (0, 0))\n"
+        "    except (OSError, ValueError): pass"
+    ),
+    "takes the judge's memory away": (
+        "import resource\nfor n in range(1, 40):\n    try: resource.prlimit(os.getpid() + n, resource.RLIMIT_AS, (1, 1))\n"
+        "    except (OSError, ValueError): pass"
+    ),
+    "closes the channel": "os.closerange(3, 64)",
+    "shuts the channel down": "import socket\nsocket.socket(fileno=4).shutdown(2)",
+    "writes the verdict to every file": (
+        'for n in range(64):\n    try: os.write(n, b\'{"reason": "correct", "detail": "", "doubt": false, "token": ""}\')\n'
+        "    except OSError: pass"
+    ),
+    "writes the verdict through /proc": (
+        "for p in range(os.getpid() - 9, os.getpid() + 9):\n    for n in range(9):\n        try:\n"
+        "            open(f'/proc/{p}/fd/{n}', 'wb').write(b'{\"reason\": \"correct\"}')\n        except OSError: pass"
+    ),
+    "half a message": "os.write(4, struct.pack('>I', 999) + b'{')\nos.close(4)",
+    "a message that is too long": "os.write(4, b'\\xff' * 64)",
+    "a message that is no JSON": "os.write(4, struct.pack('>I', 4) + b'}}}}')",
+    "messages that raise in the judge": (
+        "for name in ('SystemExit', 'KeyboardInterrupt', 'GeneratorExit', 'AssertionError', 'StopIteration'):\n"
+        "    say({'raised': name, 'message': '0'})"
+    ),
+    "messages that are no replies": "for each in (None, [], 7, {'value': {'x': 1, 'y': 2}}):\n    say(each)",
+    "a value that fills the judge": "say({'value': {'list': [[0.5] * 100000] * 20}})",
+    "nested values": "text = b'[' * 90000 + b']' * 90000\nos.write(4, struct.pack('>I', len(text)) + text)",
+    "a child goes on": "if os.fork(): os._exit(0)",
+    "sleeps past its deadline": "time.sleep(99)",
+    "fills its memory": "x = []\nwhile True: x.append(bytearray(1 << 26))",
+}
+WHEN = {
+    "at once": "{attack}\n{solution}",
+    "when called": "{solution}\ndef f(x):\n    attack()\n    return 'wrong'",
+    "at the second call": (
+        "{solution}\ncalls = []\ndef f(x):\n    calls.append(x)\n    if len(calls) > 1: attack()\n    return x + 1"
+    ),
+    "in a thread": "import threading\n{solution}\nthreading.Timer(0.01, attack).start()\ndef f(x):\n    time.sleep(0.05)\n    return 'wrong'",
+    "at its end": "import atexit\natexit.register(attack)\n{solution}\nsys.exit(0)",
+}
+FORMS: dict[str, Any] = {
+    "assert": "assert f(1) == 2\nassert f(2) == 'never'",
+    "check": {"test": "def check(g):\n    assert g(1) == 2\n    assert g(2) == 'never'", "entry_point": "f"},
+    "unittest": (
+        "import unittest\nclass T(unittest.TestCase):\n    def test_1(self):\n        self.assertEqual(f(1), 2)\n"
+        "    def test_2(self):\n        self.assertEqual([f(1), f(2)], [2, 'never'])\nunittest.main()"
+    ),
+    "functions that catch everything": (
+        "def test_1():\n    try:\n        first = f(1)\n    except BaseException:\n        first = None\n"
+        "    assert [first, f(2)] == [2, 'never']"
+    ),
+    "an exit code": "import sys\nsys.exit(0 if [f(1), f(2)] == [2, 'never'] else 1)",
+    "calls": {"fn_name": "f", "inputs": [[1], [2]], "outputs": [2, "never"]},
+}
+_HEAD = """import json, os, struct, sys, time
+def say(message):
+    text = json.dumps(message).encode()
+    os.write(4, struct.pack('>I', len(text)) + text)
+def attack():
+    {indented}
+"""
+
+
+def program(way: str, when: str) -> str:
+    """A wrong program that attacks in one way at one moment."""
+    head = _HEAD.format(indented=WAYS[way].replace("\n", "\n    "))
+    return head + WHEN[when].format(attack="attack()", solution="def f(x):\n    return 'wrong'")
+
+
+def chosen(count: int) -> list[tuple[str, str, str]]:
+    """``count`` of the product, each part of it about equally often."""
+    every = list(itertools.product(WAYS, WHEN, FORMS))
+    if count >= len(every):
+        return every
+    # A step that has no factor in common with the size goes through all of it once, and through its parts evenly.
+    return [every[number * 307 % len(every)] for number in range(count)]
+
+
+def test_the_product_holds_enough_and_a_choice_of_it_every_part() -> None:
+    assert len(WAYS) * len(WHEN) * len(FORMS) >= 500
+    assert len(set(chosen(500))) == 500
+    for part, names in enumerate((WAYS, WHEN, FORMS)):
+        assert {attack[part] for attack in chosen(max(COUNT, 34))} == set(names)
+
+
+@pytest.mark.parametrize("mode", ["namespaces", "plain"])
+def test_no_program_that_ends_kills_or_silences_its_judge_is_rewarded(mode: Literal["namespaces", "plain"]) -> None:
+    attacks = chosen(COUNT)
+    with Sandbox(workers=2, mode=mode) as sandbox:
+        try:
+            sandbox.pool.map(lambda worker, _: worker.processes(), [None], set())
+        except Exception:  # what a worker that does not start raises
+            pytest.skip(f"no sandbox in the mode {mode} here")
+        programs = [program(way, when) for way, when, _ in attacks]
+        grades = grade_code(programs, [FORMS[form] for _, _, form in attacks], timeout=0.7, sandbox=sandbox)
+        honest = grade_code(
+            ["def f(x):\n    return [2, 'never'][x - 1]"] * len(FORMS), list(FORMS.values()), sandbox=sandbox
+        )
+    rewarded = [attack for attack, grade in zip(attacks, grades, strict=True) if grade.reward != 0.0]
+    assert rewarded == []
+    assert [grade.reason for grade in honest] == ["correct"] * len(FORMS)
