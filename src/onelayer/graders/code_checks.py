@@ -91,7 +91,7 @@ def _mentions(node: Any, flow: _Flow) -> frozenset[str]:
         return _NOTHING
     parts = {name: _mentions(value, flow) for name, value in ast.iter_fields(node)}
     whole = frozenset().union(*parts.values())
-    if kind is ast.Attribute:
+    if isinstance(node, ast.Attribute):
         return whole | {f".{node.attr}"}
     note = _NOTES.get(kind)
     if note:
