@@ -71,8 +71,8 @@ class Anything:
         return self._next()
 
     def __await__(self) -> Any:
+        yield from ()
         return self._next()
-        yield
 
     def __aiter__(self) -> Any:
         return _once(self._next())

@@ -24,6 +24,21 @@ from typing import Any
 
 from onelayer.graders.wire import decode, encode, receive, send
 
+
+@functools.cache
+def _loop() -> Any:
+    """The event loop of this process, for tests that await."""
+    import asyncio
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop
+
+
+async def _result(awaitable: Any) -> Any:
+    return await awaitable
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "value": lambda value: value,
     "call": lambda function, *args, **kwargs: function(*args, **kwargs),
@@ -40,20 +55,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "aiter": aiter,
 }
 """What tests may do with an object that stays here."""
-
-
-@functools.cache
-def _loop() -> Any:
-    """The event loop of this process, for tests that await."""
-    import asyncio
-
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    return loop
-
-
-async def _result(awaitable: Any) -> Any:
-    return await awaitable
 
 
 def _names_of_judges() -> dict[str, Any]:
