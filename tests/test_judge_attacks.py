@@ -132,6 +132,6 @@ def test_no_program_that_ends_kills_or_silences_its_judge_is_rewarded(mode: Lite
         honest = grade_code(
             ["def f(x):\n    return [2, 'never'][x - 1]"] * len(FORMS), list(FORMS.values()), sandbox=sandbox
         )
-    rewarded = [attack for attack, grade in zip(attacks, grades, strict=True) if grade.reward != 0.0]
-    assert rewarded == []
+    paid = [(attack, grade) for attack, grade in zip(attacks, grades, strict=True) if grade.reward != 0.0]
+    assert paid == []
     assert [grade.reason for grade in honest] == ["correct"] * len(FORMS)

@@ -132,7 +132,9 @@ def run_forms(
     if cases:
         found += 1
         _run_cases(cases, evidence)
-    pytest_like = {name: (None, value) for name, value in functions.items() if name.startswith("test")}
+    pytest_like: dict[str, tuple[Any, Any]] = {
+        name: (None, value) for name, value in functions.items() if name.startswith("test")
+    }
     for kind in classes.values():
         if kind.__name__.startswith("Test") and kind not in cases and "__init__" not in vars(kind):
             methods = [name for name, value in vars(kind).items() if name.startswith("test") and callable(value)]
@@ -219,7 +221,7 @@ def _run_function(
                     given[parameter] = candidate()
                 else:
                     raise InvalidTest(f"{name} needs the fixture {parameter!r}, which the tests do not define")
-            instance = owner() if owner else None
+            instance: Any = owner() if owner else None
             if hasattr(instance, "setup_method"):
                 instance.setup_method(*[function][: len(inspect.signature(instance.setup_method).parameters)])
             run(getattr(instance, function.__name__) if owner else function, given)

@@ -15,6 +15,7 @@ tests use are found as follows:
 
 import builtins
 import contextlib
+import errno
 import importlib
 import json
 import marshal
@@ -93,13 +94,18 @@ class Program:
         except (EOFError, OSError) as error:
             self.ended = True
             raise ProgramEnded from error
+        except (ValueError, RecursionError, MemoryError) as error:
+            error.add_note(_OF_PROGRAM)
+            raise
 
     def _value_of(self, reply: Any, operation: str) -> Any:
         """The value of a reply; what the program raised is raised here, as the built-in exception of that name."""
-        if not isinstance(reply, dict):
-            raise ValueError("the program sent something that is not a reply")
-        if "raised" not in reply:
-            return decode(reply.get("value"), self._object)
+        try:
+            if "raised" not in reply:
+                return decode(reply["value"], self._object)
+        except Exception as error:  # a reply that is none may be anything
+            error.add_note(_OF_PROGRAM)
+            raise
         name, message = str(reply["raised"])[:80], str(reply.get("message", ""))
         if name == "SystemExit":
             raise ProgramExit(message)
@@ -322,7 +328,8 @@ def _alone(tests: dict[str, Any], evidence: Evidence, say: Callable[[Verdict], N
     except InvalidTest as error:
         return Verdict("invalid_test", _cut(error))
     except BaseException as error:
-        if evidence.checked or program.touched:
+        short = isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOMEM, errno.EAGAIN)
+        if evidence.checked or program.touched or short:  # what the machine lacks is no fault of the tests
             return Verdict("sound")
         return Verdict("invalid_test", f"the tests fail by themselves, with {type(error).__name__[:80]}")
     if evidence.checked:
