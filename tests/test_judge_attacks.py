@@ -1,17 +1,18 @@
 # ruff: noqa: E501 - attacks read best on one line
 """Programs that end, kill, silence or mislead the process that judges them, as a product of ways. None may be rewarded.
 
-Each way is tried at each moment and against each form of tests. By default a few of the product are run, chosen so that
+They aim at their own processes and the one above only: where a protection is missing they must not hit anybody else's.
+What takes the judge's file size away is tried from outside, by a limit. Each way is tried at each moment and against each form of tests. By default a few of the product are run, chosen so that
 every way, moment and form occurs; ``JUDGE_ATTACKS=500`` runs that many in each mode.
 """
 
-import itertools
 import os
 from typing import Any, Literal
 
 import pytest
 
 from onelayer.graders.code_sandbox import grade_code
+from onelayer.graders.protection import Limits
 from onelayer.graders.sandbox import Sandbox
 
 COUNT = int(os.environ.get("JUDGE_ATTACKS", "34"))
@@ -25,22 +26,16 @@ WAYS = {
     "os._exit with the judge's code": "os._exit(3)",
     "kills itself": "os.kill(os.getpid(), 9)",
     "kills itself with a real-time signal": "os.kill(os.getpid(), 40)",
-    "kills the processes beside it": (
-        "for n in range(1, 40):\n    for p in (os.getpid() + n, os.getpid() - n):\n"
-        "        try: p > 1 and os.kill(p, 9)\n        except OSError: pass"
+    "kills the process above it": "try: os.kill(os.getppid(), 9)\nexcept OSError: pass",
+    "stops the process above it": "try: os.kill(os.getppid(), 19)\nexcept OSError: pass",
+    "ends its group": "os.killpg(0, 15)",
+    "an alarm": "import signal\nsignal.setitimer(signal.ITIMER_REAL, 0.001)\ntime.sleep(1)",
+    "puts another file in the channel's place": "os.dup2(0, 4)",
+    "changes how it answers": (
+        "for name in ('onelayer.graders.wire', 'onelayer.graders.sandbox_program'):\n"
+        "    for key in ('send', 'encode'): setattr(sys.modules[name], key, lambda *a: None)"
     ),
-    "kills every process it may": "try: os.kill(-1, 9)\nexcept OSError: pass",
-    "stops the processes beside it": (
-        "for n in range(1, 20):\n    try: os.kill(os.getpid() + n, 19)\n    except OSError: pass"
-    ),
-    "takes the judge's file size away": (
-        "import resource\nfor n in range(1, 40):\n    try: resource.prlimit(os.getpid() + n, resource.RLIMIT_FSIZE, (0, 0))\n"
-        "    except (OSError, ValueError): pass"
-    ),
-    "takes the judge's memory away": (
-        "import resource\nfor n in range(1, 40):\n    try: resource.prlimit(os.getpid() + n, resource.RLIMIT_AS, (1, 1))\n"
-        "    except (OSError, ValueError): pass"
-    ),
+    "exceptions that end what handles them": ("class E(BaseException):\n    def __str__(self): os._exit(0)\nraise E()"),
     "closes the channel": "os.closerange(3, 64)",
     "shuts the channel down": "import socket\nsocket.socket(fileno=4).shutdown(2)",
     "writes the verdict to every file": (
@@ -48,8 +43,8 @@ WAYS = {
         "    except OSError: pass"
     ),
     "writes the verdict through /proc": (
-        "for p in range(os.getpid() - 9, os.getpid() + 9):\n    for n in range(9):\n        try:\n"
-        "            open(f'/proc/{p}/fd/{n}', 'wb').write(b'{\"reason\": \"correct\"}')\n        except OSError: pass"
+        "for n in range(9):\n    try: open(f'/proc/{os.getppid()}/fd/{n}', 'wb').write(b'{\"reason\": \"correct\"}')\n"
+        "    except OSError: pass"
     ),
     "half a message": "os.write(4, struct.pack('>I', 999) + b'{')\nos.close(4)",
     "a message that is too long": "os.write(4, b'\\xff' * 64)",
@@ -105,11 +100,10 @@ def program(way: str, when: str) -> str:
 
 def chosen(count: int) -> list[tuple[str, str, str]]:
     """``count`` of the product, each part of it about equally often."""
-    every = list(itertools.product(WAYS, WHEN, FORMS))
-    if count >= len(every):
-        return every
-    # A step that has no factor in common with the size goes through all of it once, and through its parts evenly.
-    return [every[number * 307 % len(every)] for number in range(count)]
+    # The sizes have no factor in common: counting through all three at once comes back after their product only.
+    whole = len(WAYS) * len(WHEN) * len(FORMS)
+    parts = (list(WAYS), list(WHEN), list(FORMS))
+    return [tuple(part[number % len(part)] for part in parts) for number in range(min(count, whole))]  # type: ignore[misc]
 
 
 def test_the_product_holds_enough_and_a_choice_of_it_every_part() -> None:
@@ -117,6 +111,13 @@ def test_the_product_holds_enough_and_a_choice_of_it_every_part() -> None:
     assert len(set(chosen(500))) == 500
     for part, names in enumerate((WAYS, WHEN, FORMS)):
         assert {attack[part] for attack in chosen(max(COUNT, 34))} == set(names)
+
+
+@pytest.mark.parametrize("size", [0, 1, 40])
+def test_a_judge_that_may_not_write_its_verdict_pays_nothing(size: int) -> None:
+    with Sandbox(workers=1, limits=Limits(file_bytes=size)) as sandbox:
+        grade = grade_code(["def f(x):\n    return x + 1"], ["assert f(1) == 2"], sandbox=sandbox)[0]
+    assert grade.reason in ("crash", "invalid_test")  # without the program they cannot write it either
 
 
 @pytest.mark.parametrize("mode", ["namespaces", "plain"])
