@@ -115,9 +115,9 @@ class Program:
             raise StopIteration  # elsewhere it would end a loop of the tests early, so there it becomes RuntimeError
         if name == "StopAsyncIteration" and operation == "anext":
             raise StopAsyncIteration
-        error = _EXCEPTIONS.get(name, RuntimeError)(message)
-        error.add_note(_OF_PROGRAM)
-        raise error
+        raised = _EXCEPTIONS.get(name, RuntimeError)(message)
+        raised.add_note(_OF_PROGRAM)
+        raise raised
 
     def _object(self, reference: dict[str, Any]) -> Any:
         return (RemoteCoroutine if "coroutine" in reference else Remote)(self, reference)
