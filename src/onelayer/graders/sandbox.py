@@ -7,6 +7,7 @@ concluded from that but tried out by :mod:`onelayer.graders.probes`.
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any, BinaryIO, Literal
 
 from onelayer.graders.pool import WorkerLost, WorkerPool
 from onelayer.graders.protection import Limits
+from onelayer.graders.wire import Verdict
 
 Mode = Literal["namespaces", "plain"]
 GRACE_SECONDS = 5.0
@@ -27,16 +29,20 @@ _START = "import sys; sys.path.insert(0, {path!r}); from onelayer.graders import
 _START += "sandbox_worker.main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
 
 
+MAX_VERDICT = 1 << 12
+"""Bytes of a verdict; the tests' process writes less."""
+
+
 @dataclass(frozen=True)
 class Execution:
     """How a program ended: its exit code (negative: the signal that killed it), whether the deadline came first, wall
-    seconds, what a script printed, and the verdict of the tests (reason, detail), if they reached one."""
+    seconds, what a script printed, and the verdict of the tests, if they wrote one and it was read whole."""
 
     status: int
     timed_out: bool
     seconds: float
     output: bytes = b""
-    verdict: tuple[str, str] | None = None
+    verdict: Verdict | None = None
 
 
 class SandboxWorker:
@@ -130,6 +136,16 @@ def _start_mode() -> tuple[Mode, str]:
     return "namespaces", ""
 
 
+def _verdict(text: bytes, token: str) -> Verdict | None:
+    """The verdict in a file of the tests' process; None unless it is whole and their own."""
+    try:
+        content = json.loads(text)
+        own = content.pop("token") == token
+        return Verdict(**content) if own else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
 class Sandbox:
     """A pool of warm, confined interpreters. A context manager; closing it ends all its processes.
 
@@ -156,22 +172,20 @@ class Sandbox:
         try:
             execution = worker.run("script", self.limits, seconds, files)
             files[2].seek(0)
-            return replace(execution, output=files[2].read())
+            return replace(execution, output=files[2].read(self.limits.file_bytes))
         finally:
             for file in files:
                 file.close()
 
     def run_tests(self, worker: SandboxWorker, program: str, tests: dict[str, Any], seconds: float) -> Execution:
         """Run one program against tests that call it, on ``worker``."""
-        files = [_file(content) for content in (_bytes(program), json.dumps(tests).encode(), b"")]
+        token = secrets.token_hex(16)  # only the tests' process sees it: no other can write a verdict
+        content = json.dumps(tests | {"token": token}).encode()
+        files = [_file(each) for each in (_bytes(program), content, b"")]
         try:
-            execution = worker.run("judge", self.limits, seconds, files)
+            execution = worker.run("calls" if "cases" in tests else "code", self.limits, seconds, files)
             files[2].seek(0)
-            verdict = files[2].read()
-            if verdict:
-                parsed = json.loads(verdict)
-                execution = replace(execution, verdict=(parsed["reason"], parsed["detail"]))
-            return execution
+            return replace(execution, verdict=_verdict(files[2].read(MAX_VERDICT), token))
         finally:
             for file in files:
                 file.close()

@@ -5,8 +5,8 @@ later program finds nothing of an earlier one, and no tests, in the memory that 
 interpreter that has run nothing but the imports below.
 
 Started with three arguments: the mode, "namespaces" or "plain", the number of a socket, and how many processes a
-program may have. A request is JSON with ``mode`` ("script" or "judge"), ``seconds`` and ``limits``, and open files
-(script: program, input, output; judge: program, tests, verdict). The reply is ``{"status", "awaited", "timed_out",
+program may have. A request is JSON with ``mode`` ("script", "calls" or "code"), ``seconds`` and ``limits``, and open
+files (script: program, input, output; else: program, tests, verdict). The reply is ``{"status", "awaited", "timed_out",
 "seconds"}``: the exit codes of the program and of the process that was waited for, negative for a signal.
 """
 
@@ -21,8 +21,10 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from onelayer.graders import filters, namespaces, protection, sandbox_judge, sandbox_program
 from onelayer.graders.processes import (
@@ -41,8 +43,6 @@ time types typing unicodedata
 """.split()  # noqa: SIM905
 """What programs import most: loaded once, before the first fork."""
 FIRST_USER = 0x70000000
-PROGRAM_LOST = 3
-"""Exit code of the tests' process when the program's ended first."""
 _INNER_USER = 1000
 _DIRECTORY = "/sandbox"
 _OWN_PROCESSES = 3  # this one, its parent, and the tests
@@ -132,6 +132,15 @@ def read_and_close(descriptor: int) -> bytes:
         return file.read()
 
 
+def end_with(work: Callable[[], int | None]) -> NoReturn:
+    """End this process with the exit code that ``work`` gives: nothing that runs here comes back to the worker's code."""
+    code: int | None = 1
+    try:
+        code = work()
+    finally:
+        os._exit(code or 0)
+
+
 class Worker:
     """Serves one request at a time."""
 
@@ -154,10 +163,10 @@ class Worker:
                 program, text_in, text_out = files
                 child = self._fork(limits, directories[0], 0, [text_in, text_out, self.null, program])
                 if child is None:
-                    os._exit(sandbox_program.run_script(read_and_close(3)))
+                    end_with(lambda: sandbox_program.run_script(read_and_close(3)))
                 judge = None
             else:
-                child, judge = self._start_pair(limits, directories, files)
+                child, judge = self._start_pair(limits, directories, files, called=request["mode"] == "calls")
             for descriptor in files:
                 os.close(descriptor)
             status, awaited, timed_out = self._wait(child, judge, started + request["seconds"])
@@ -191,18 +200,16 @@ class Worker:
             namespaces.join_pid_namespace(inner)
         return child
 
-    def _start_pair(self, limits: Limits, directories: list[str], files: list[int]) -> tuple[int, int]:
+    def _start_pair(self, limits: Limits, directories: list[str], files: list[int], *, called: bool) -> tuple[int, int]:
         """The program's process and the tests' process, with a socket between them."""
         program, tests, verdict = files
         program_end, tests_end = socket.socketpair()
         child = self._fork(limits, directories[0], 0, [self.null] * 3 + [program, program_end.fileno()])
         if child is None:
-            sandbox_program.serve_calls(read_and_close(3), socket.socket(fileno=4))
+            end_with(lambda: sandbox_program.serve_calls(read_and_close(3), socket.socket(fileno=4), provided=called))
         judge = self._fork(limits, directories[1], 1, [self.null] * 3 + [tests, tests_end.fileno(), verdict])
         if judge is None:
-            reason, detail = sandbox_judge.judge(json.loads(read_and_close(3)), socket.socket(fileno=4))
-            os.write(5, json.dumps({"reason": reason, "detail": detail}).encode())
-            os._exit(PROGRAM_LOST if reason == "exited" else 0)
+            end_with(lambda: sandbox_judge.run_tests(read_and_close(3), socket.socket(fileno=4), 5))
         program_end.close()
         tests_end.close()
         assert child is not None
@@ -218,7 +225,7 @@ class Worker:
         children = {awaited, program}
         self._collect(children, statuses, awaited, deadline)
         timed_out = awaited not in statuses
-        if statuses.get(awaited) == PROGRAM_LOST:
+        if statuses.get(awaited) == sandbox_judge.PROGRAM_LOST:
             self._collect(children, statuses, program, time.monotonic() + _LAST_WORDS_SECONDS)
         for process in children - statuses.keys():
             os.kill(process, signal.SIGKILL)
@@ -273,6 +280,7 @@ def main(mode: str, control_descriptor: int, processes: int) -> None:
 
 def serve(control: socket.socket, confinement: Confinement) -> None:
     """Say that the worker is ready, and answer requests until the other side hangs up."""
+    sandbox_program.prepare()
     gc.freeze()
     control.sendall(b"ready")
     Worker(control, confinement).serve()
