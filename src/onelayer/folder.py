@@ -30,6 +30,7 @@ from onelayer.files import (
     write_text,
     writing,
 )
+from onelayer.lines import numbered_lines, read_text
 from onelayer.lock import LOCK_FILE
 from onelayer.loop import Record
 from onelayer.manifest import check_same
@@ -205,7 +206,7 @@ class RunFolder:
 
     def read_records(self, name: str) -> list[Record]:
         """The metrics that an arm has logged so far."""
-        return [json.loads(line) for line in self._log(name).read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for _, line in numbered_lines(read_text(self._log(name)))]
 
     def write_record(self, name: str, record: Record) -> None:
         """Append a step's metrics to the ``metrics.jsonl`` of an arm."""

@@ -27,6 +27,7 @@ from onelayer.files import (
     sealed_text,
     write_sealed,
 )
+from onelayer.lines import numbered_lines, read_text
 from onelayer.lock import LOCK_FILE
 from onelayer.scores import ArmScores, join_scores, read_scores, write_scores
 
@@ -180,7 +181,7 @@ def _of_benchmark(scores: ArmScores, name: str) -> ArmScores | None:
 
 
 def _rows(path: Path, name: str) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for _, line in numbered_lines(read_text(path))]
     return [row for row in rows if row["benchmark"] == name]
 
 
