@@ -22,7 +22,8 @@ def data(tmp_path: Path) -> Path:
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "reward.py").write_text(
         "def digits(prompts, completions, answer, **kwargs):\n"
-        "    assert set(kwargs) == {'level'} and len(prompts) == len(answer)\n"
+        "    assert set(kwargs) == {'level', 'completion_ids', 'trainer_state', 'log_extra', 'log_metric'}\n"
+        "    assert len(prompts) == len(answer)\n"
         "    return [sum(c.isdigit() for c in text) / 6 for text in completions]\n"
         "def short(prompts, completions, **kwargs):\n    return [1.0]\n"
         "def crash(prompts, completions, **kwargs):\n    raise KeyError('answer')\n"

@@ -51,7 +51,9 @@ def decode(data: bytes) -> str:
         return body.decode(encoding)
     except UnicodeDecodeError as error:
         line = body[: error.start].decode(encoding, errors="replace").count("\n") + 1
-        raise ValueError(f"line {line} is no {encoding.upper()} text: {error.reason}; save the file as UTF-8") from error
+        raise ValueError(
+            f"line {line} is no {encoding.upper()} text: {error.reason}; save the file as UTF-8"
+        ) from error
 
 
 def numbered_lines(text: str) -> list[tuple[int, str]]:

@@ -83,7 +83,9 @@ def read_rows(path: Path, grader: Grader) -> list[dict[str, Any]]:
         try:
             row = parse_json(line)
         except ValueError as error:
-            raise UserError(f"{where}: this is not JSON ({why_not_json(error)}); give one JSON object a line.") from error
+            raise UserError(
+                f"{where}: this is not JSON ({why_not_json(error)}); give one JSON object a line."
+            ) from error
         if not isinstance(row, dict):
             raise UserError(f"{where}: this is not a JSON object; give rows with 'completion' and '{reference}'.")
         missing = [name for name in ("completion", reference) if row.get(name) is None]

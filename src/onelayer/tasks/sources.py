@@ -9,7 +9,8 @@ from onelayer.errors import UserError
 from onelayer.lines import numbered_lines, parse_json, read_text, why_not_json
 
 Row = Mapping[str, Any]
-SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet", ".arrow")
+TABLES = (".parquet", ".arrow")
+SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", *TABLES)
 
 
 def is_file_name(name: str) -> bool:
@@ -25,7 +26,7 @@ def read_file(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise UserError(f"data set '{path}' is not there; give a .jsonl, .parquet or .arrow file, or a hub name")
-    rows = _read_table(path) if path.suffix in (".parquet", ".arrow") else _read_json(path)
+    rows = _read_table(path) if path.suffix in TABLES else _read_json(path)
     if not rows:
         raise UserError(f"data set '{path}' has no rows")
     return rows
