@@ -136,19 +136,18 @@ def _chat_tokens(base: BaseModel, messages: Messages, template: Mapping[str, Any
     except (UserError, MemoryError):
         raise
     except Exception as error:  # a template may raise anything, above all what it says itself with raise_exception
-        _refuse_half_characters("".join(message.get("content") or "" for message in as_text(messages)), where)
+        _refuse_half_characters("".join(message.get("content", "") for message in as_text(messages)), where)
         words = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"{where}: the chat template of '{base.name}' refuses the messages: {words}") from error
 
 
 def _readable(messages: Messages, render: Callable[[Messages], str]) -> Messages:
-    """The messages in the form that a template reads: parts and missing content as they are, else as text.
+    """The messages in the form that a template reads: parts as they are, else as text.
 
-    A template that knows only text fails at a list or at None, or writes it as Python does.
+    A template that knows only text fails at a list, or writes it as Python does.
     """
-    contents = [message.get("content", "") for message in messages]
-    unusual = [content for content in contents if not isinstance(content, str)]
-    if not unusual:
+    parts = [message["content"] for message in messages if isinstance(message.get("content"), list)]
+    if not parts:
         return messages
     plain = as_text(messages)
     try:
@@ -157,9 +156,7 @@ def _readable(messages: Messages, render: Callable[[Messages], str]) -> Messages
         raise
     except Exception:  # as above; where text does not help, the words are those of the second try
         return plain
-    literal = any(str(content) in text for content in unusual if content)
-    nothing = None in contents and text.count("None") > render(plain).count("None")
-    return plain if literal or nothing else messages
+    return plain if any(str(content) in text for content in parts if content) else messages
 
 
 def _refuse_half_characters(text: str, where: str) -> None:

@@ -1,7 +1,7 @@
 """Chat messages of a row, as the chat template gets them: every key that the row has, and nothing that it has not.
 
-Tables of Arrow give each object the keys of all others, with None: such keys are not there. Only ``content`` may be None,
-where an assistant calls tools instead of saying something; templates ask for that.
+A key that is None is not there: tables of Arrow give each object the keys of all others, APIs write ``content: null`` beside
+calls of tools, and templates would write "None". transformers leaves such keys of a message out, too.
 """
 
 from collections.abc import Mapping
@@ -61,13 +61,12 @@ def without_fill(value: Any) -> Any:
     if isinstance(value, list):
         return [without_fill(each) for each in value]
     if isinstance(value, Mapping):
-        kept = {key: each for key, each in value.items() if each is not None or (key == "content" and "role" in value)}
-        return {key: without_fill(each) for key, each in kept.items()}
+        return {key: without_fill(each) for key, each in value.items() if each is not None}
     return value
 
 
 def as_text(messages: Messages) -> Messages:
-    """The messages for a template that knows only text: parts are joined by line feeds, no content is an empty one."""
+    """The messages for a template that knows only text: parts are joined by line feeds."""
     return [
         {**message, "content": _text(message["content"])} if "content" in message else message for message in messages
     ]
@@ -82,7 +81,7 @@ def _present(message: Mapping[str, Any], number: int, where: str) -> dict[str, A
     place = f"{where}: message {number}"
     if not isinstance(message.get("role"), str):
         raise UserError(f"{place} has no role; messages have role and content")
-    kept = {key: value for key, value in message.items() if value is not None or key == "content"}
+    kept = {key: value for key, value in message.items() if value is not None}
     content = kept.get("content")
     if isinstance(content, list):
         kept["content"] = [_text_part(part, place) for part in content]
