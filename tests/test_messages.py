@@ -8,6 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from onelayer.errors import UserError
 from onelayer.model import BaseModel
@@ -302,3 +304,28 @@ def test_half_a_character_is_a_sentence(base: BaseModel, text: str) -> None:
     for prompt in (text, [{"role": "user", "content": text}]):
         with pytest.raises(UserError, match=r"row 9: the text has U\+D(83D|C00), half of a surrogate pair"):
             encode_prompt(with_template(base, TEXT_ONLY), prompt, where="row 9")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(["text", "user", "assistant"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "type", "text", "tool_calls", "name"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.dictionaries(st.sampled_from(["role", "content", "tool_calls"]), VALUES, min_size=1), max_size=3)
+    | VALUES
+)
+def test_any_value_is_a_prompt_or_a_sentence(base: BaseModel, value: Any) -> None:
+    for template in (EVERYTHING, TEXT_ONLY):
+        try:
+            task = task_of([*numbered(3), {"prompt": value, "tools": value}])
+            for problem in task.problems("train"):
+                assert encode_prompt(with_template(base, template), problem.prompt, problem.template)
+        except UserError as error:
+            assert "\n" not in str(error)

@@ -39,10 +39,10 @@ def settled(value: Any) -> Any:
 
 
 async def _outcome(value: Awaitable[Any]) -> tuple[Any, BaseException | None]:
-    """What is awaited, or the SystemExit that it raised: as the exception of a task it would end the loop unheard."""
+    """What is awaited, or what it raised to end the process: as the exception of a task that would end the loop unheard."""
     try:
         return await value, None
-    except SystemExit as error:
+    except (SystemExit, KeyboardInterrupt) as error:
         return None, error
 
 

@@ -15,6 +15,9 @@ from onelayer.model import BaseModel
 from onelayer.tasks.base import Problem, Prompt, Split, Task
 from onelayer.tasks.messages import Messages, as_text
 
+MOST_ADDED = 4
+"""Tokens that a tokenizer puts around a text at most."""
+
 
 @dataclass(frozen=True)
 class EncodedSplit:
@@ -120,8 +123,9 @@ def _text_tokens(base: BaseModel, prompt: str, where: str) -> list[int]:
     first = base.tokenizer.bos_token_id
     if first is not None and ids[:2] == [first, first] and not prompt.startswith(2 * base.tokenizer.bos_token):
         ids = ids[1:]
-    added_only = set(ids) <= set(base.tokenizer.all_special_ids)
-    return [] if added_only and not base.tokenizer(prompt, add_special_tokens=False).input_ids else ids
+    # A tokenizer puts a few tokens around a text; they are no prompt.
+    empty = len(ids) <= MOST_ADDED and not base.tokenizer(prompt, add_special_tokens=False).input_ids
+    return [] if empty else ids
 
 
 def _chat_tokens(base: BaseModel, messages: Messages, template: Mapping[str, Any], where: str) -> list[int]:
