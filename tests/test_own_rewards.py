@@ -135,7 +135,7 @@ def test_equal_names_in_two_folders_are_two_files(tmp_path: Path) -> None:
     assert (one(completions=[""]), two(completions=[""])) == ([1], [2])
 
 
-@pytest.mark.parametrize("name", ["json", "random", "pytest", "typer_reward"])
+@pytest.mark.parametrize("name", ["json", "random", "pytest", "v1.2 of-mine"])
 def test_a_file_takes_no_other_modules_place(task: Make, name: str) -> None:
     had = sys.modules.get(name)
     own = task(
@@ -147,12 +147,18 @@ def test_a_file_takes_no_other_modules_place(task: Make, name: str) -> None:
 
 
 def test_a_resumed_run_compares_the_helpers_too(task: Make, tmp_path: Path) -> None:
-    (tmp_path / "first_helper.py").write_text("import second_helper\n")
+    (tmp_path / "first_helper.py").write_text(
+        "import second_helper\ntry:\n    import broken_helper\nexcept SyntaxError: ...\n"
+    )
     (tmp_path / "second_helper.py").write_text("X = 1\n")
     (tmp_path / "unrelated.py").write_text("syntax error\n")
-    task("def rew(completions, **kw):\n    import first_helper\n    return [0.0 for _ in completions]\n")
+    (tmp_path / "broken_helper.py").write_text("syntax error\n")
+    (tmp_path / "json").mkdir()  # data beside a file that imports a module of this name
+    (tmp_path / "json" / "convert.py").write_text("X = 1\n")
+    task("def rew(completions, **kw):\n    import first_helper, json, torch\n    return [0.0 for _ in completions]\n")
     spec = f"{tmp_path}/own_reward.py:rew"
-    assert [path.name for path in source_files(spec)] == ["own_reward.py", "first_helper.py", "second_helper.py"]
+    names = ["own_reward.py", "first_helper.py", "broken_helper.py", "second_helper.py"]
+    assert [path.name for path in source_files(spec)] == names
     config = TrainConfig(model="m", dataset="d", reward=spec)
     before = _reward_hash(config)
     (tmp_path / "unrelated.py").write_text("1\n")
@@ -286,6 +292,7 @@ def test_numbers_of_every_kind(task: Make, answer: str, expected: list[float | N
         ("{0, 1, 2}", "returned no list of rewards for 3"),
         ("[1, float('inf'), 1]", "'inf' for problem"),
         ("[1, 10**400, 1]", "it is no number: int too large"),
+        ("[1, 10**5000, 1]", "returned 'int' for problem .*: it is no number"),
         ("[1, '1.0', 1]", "'1.0' for problem"),
         ("[1, [2], 1]", "it is no number"),
         ("[1, 1j, 1]", "it is no number"),

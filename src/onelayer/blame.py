@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 
 LONGEST = 300
-"""Characters of an exception's own words that a sentence has room for."""
+"""Characters of an exception's or a value's own words that a sentence has room for."""
 LIBRARIES = (str(Path(__file__).parent), sysconfig.get_paths()["stdlib"])
 INSTALLED = {"site-packages", "dist-packages"}
 """Folders whose code is not the user's: this package, Python's own, and what pip has installed anywhere."""
@@ -14,10 +14,18 @@ INSTALLED = {"site-packages", "dist-packages"}
 
 def in_one_line(error: BaseException) -> str:
     """An exception in one line: its type, its words and the place in the user's own code where it came up."""
-    words = " ".join(str(error).split())[:LONGEST]
+    words = shortened(error)
     name = type(error).__name__ + (f": {words}" if words else "")
     place = _place(error)
     return f"{name} ({place})" if place else name
+
+
+def shortened(value: object) -> str:
+    """What a value says of itself, in one line of bounded length; its type where it says nothing."""
+    try:
+        return " ".join(str(value).split())[:LONGEST]
+    except Exception:  # the user's own objects, and whole numbers of more digits than Python writes
+        return type(value).__name__
 
 
 def _place(error: BaseException) -> str | None:

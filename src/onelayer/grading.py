@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onelayer.blame import in_one_line
+from onelayer.blame import in_one_line, shortened
 from onelayer.errors import RunStopped, UserError
 from onelayer.graders.grade import FAILURES, Grade
 from onelayer.model import BaseModel
@@ -85,7 +85,7 @@ def _grade(task: Task, problem: Problem, verdict: Any) -> Grade:
         return replace(grade, reward=as_reward(grade.reward))
     except ValueError as error:
         raise UserError(
-            f"the reward of task '{task.name}' returned {str(grade.reward)[:100]!r} for problem {problem.id}: {error}; it "
+            f"the reward of task '{task.name}' returned {shortened(grade.reward)!r} for problem {problem.id}: {error}; it "
             "has to be a finite number, or None where it does not apply"
         ) from error
 

@@ -97,7 +97,7 @@ def as_reward(value: Any) -> float | None:
         if not isinstance(number, Real | Decimal):
             raise ValueError("it is no number")
         number = float(number)
-    except (ValueError, TypeError, RuntimeError, OverflowError, ArithmeticError) as error:
+    except Exception as error:  # objects of the user may raise anything
         raise ValueError(f"it is no number: {error}") from error
     if math.isinf(number):
         raise ValueError("it is not finite")

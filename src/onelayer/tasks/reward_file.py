@@ -11,6 +11,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,17 +66,27 @@ def source_files(spec: str) -> list[Path]:
     found, waiting = [own], [own]
     while waiting:
         for name in _imports(waiting.pop()):
-            package = own.parent / name
-            beside = sorted(package.rglob("*.py")) if package.is_dir() else [package.with_suffix(".py")]
-            new = [file for file in beside if file.is_file() and file not in found]
+            new = [file for file in _beside(own.parent, name) if file not in found]
             found += new
             waiting += new
     return found
 
 
+def _beside(folder: Path, name: str) -> list[Path]:
+    """The files of a module in a folder; none where the module is another."""
+    package = folder / name
+    elsewhere = importlib.machinery.PathFinder.find_spec(name)
+    if (package / "__init__.py").is_file() or (package.is_dir() and (elsewhere is None or elsewhere.origin is None)):
+        return sorted(package.rglob("*.py"))
+    return [file for file in [package.with_suffix(".py")] if file.is_file()]
+
+
 def _imports(file: Path) -> list[str]:
     """The first names of all modules that a file imports anywhere, sorted."""
-    nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except (SyntaxError, ValueError):  # then it is imported by nothing that works
+        return []
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
     return sorted({name.partition(".")[0] for name in names})
@@ -84,7 +95,7 @@ def _imports(file: Path) -> list[str]:
 def _imported(path: Path) -> ModuleType:
     """Import a file anew, as itself where it can be, else under a name of ours."""
     importlib.invalidate_caches()  # of folders that have got files since
-    name = path.stem if _is_free(path) else f"onelayer_reward_{path.stem}"
+    name = path.stem if _is_free(path) else "onelayer_reward_" + re.sub(r"\W", "_", path.stem)
     _forget_others(path)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
@@ -124,7 +135,7 @@ def _forget_others(path: Path) -> None:
     folders = {file.parent for file in _FILES.values()} - {path.parent}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file and folders & set(Path(file).parents):
+        if file and name != "__main__" and folders & set(Path(file).parents):
             top = importlib.machinery.PathFinder.find_spec(name.partition(".")[0], [str(path.parent)])
             if top is not None and top.origin is not None:
                 del sys.modules[name]
