@@ -93,7 +93,7 @@ def test_a_pool_of_processes(task: Make, tmp_path: Path, method: str) -> None:
 
         def rew(completions, **kw):
             with multiprocessing.get_context("{method}").Pool(1) as pool:
-                return [each.value for each in pool.map(score, completions)]
+                return [each.value for each in pool.map_async(score, completions).get(60)]
         """
     )
     assert rewards(own) == [1, 2, 3]
