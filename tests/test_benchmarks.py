@@ -17,6 +17,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onelayer import lines
 from onelayer.config import TrainConfig
 from onelayer.errors import UserError
 from onelayer.tasks import livecodebench, sources
@@ -424,6 +425,6 @@ def test_a_zipped_data_set_is_unzipped_up_to_a_size(tmp_path: Path, monkeypatch:
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"prompt": "1+1="}' + b" " * 2**20))
     assert sources.read_file(path) == [{"prompt": "1+1="}]
-    monkeypatch.setattr(sources, "MOST_UNZIPPED", 2**19)
+    monkeypatch.setattr(lines, "MOST_UNZIPPED", 2**19)
     with pytest.raises(UserError, match=r"is larger than .* unzipped; unzip it to be read anyway"):
         sources.read_file(path)

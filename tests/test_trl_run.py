@@ -261,6 +261,8 @@ def test_a_scan_its_report_and_the_engine_of_every_arm(
     record = json.loads((data / "run/arms/layer-01/arm.json").read_text())
     assert record["engine_options"] == {"gradient_checkpointing": True}
     assert {path.name for path in (data / "run/arms/full").iterdir()} >= {"delta.safetensors", "metrics.jsonl"}
+    logged = [json.loads(line) for line in (data / "run/arms/full/metrics.jsonl").read_text().splitlines()]
+    assert [each["reward/tokens"] for each in logged] == [each["completions/mean_length"] for each in logged]
     for command in ("report run", "stitch run --layers 0,1", "merge run/arms/layer-01 --output merged"):
         code, _, err = onelayer(command)
         assert (code, err) == (0, ""), command

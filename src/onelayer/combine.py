@@ -20,6 +20,7 @@ from onelayer.judge import read_manifest
 from onelayer.model import BaseModel
 from onelayer.profile import Profile
 from onelayer.prompts import EncodedSplit
+from onelayer.reward_call import Told
 from onelayer.rollout import evaluate
 from onelayer.sample import Completions, Key, Row, Sampling, sample_policies
 from onelayer.scanning import scanned_layers
@@ -159,6 +160,8 @@ def vote(scan: FinishedScan, k: int, temperature: float) -> Vote:
 def _answers(scan: FinishedScan, completions: Completions, count: int, parse: Callable[[str], Answer]) -> Answers:
     problems = [problem for problem in scan.data["test"].problems for _ in range(count)]
     texts = cut_texts(scan.base, problems, completions)
-    rewards = rewards_of(grade_all(scan.task, problems, texts)).numpy().reshape(-1, count)
+    told = Told(scan.config.steps, scan.config.steps)
+    grades = grade_all(scan.task, problems, texts, ids=completions.rows(), told=told)
+    rewards = rewards_of(grades).numpy().reshape(-1, count)
     parsed = [parse(text) for text in texts]
     return Answers([parsed[start : start + count] for start in range(0, len(parsed), count)], rewards)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from onelayer.doors import require_file
 from onelayer.errors import UserError
-from onelayer.files import atomic_folder, atomic_path, checksum, empty_folder, parse_json
+from onelayer.files import atomic_folder, atomic_path, checksum, empty_folder
+from onelayer.lines import parse_json
 from onelayer.model import BaseModel, parts_of
 from onelayer.plan import Part, parse_plan, resolve
 from onelayer.records import read_record

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 from onelayer.doors import read_text, remove, require_file, require_inside, require_own
 from onelayer.errors import RunStopped, UserError
+from onelayer.lines import parse_json
 
 REMEDIES = {
     errno.ENOSPC: "free some space",
@@ -249,18 +250,6 @@ def read_record(path: Path) -> dict[str, Any]:
         OSError: there is no such file, or it cannot be read.
     """
     return _read_object(path, sealed=False)
-
-
-def parse_json(text: str) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        ValueError: it is none, or one whose brackets are nested too deeply, or whose numbers are too long, to be read.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("its brackets are nested too deeply") from None
 
 
 def _read_object(path: Path, *, sealed: bool) -> dict[str, Any]:

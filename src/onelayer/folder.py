@@ -17,7 +17,7 @@ from onelayer.arm_names import BASE
 from onelayer.checkpoints import Checkpoints
 from onelayer.config import TrainConfig
 from onelayer.delta_files import DELTA
-from onelayer.doors import read_text, require_file, require_inside
+from onelayer.doors import require_file, require_inside
 from onelayer.errors import UserError
 from onelayer.files import (
     atomic_path,
@@ -31,6 +31,7 @@ from onelayer.files import (
     write_text,
     writing,
 )
+from onelayer.lines import numbered_lines, read_text
 from onelayer.lock import LOCK_FILE
 from onelayer.loop import Record
 from onelayer.manifest import check_same
@@ -209,7 +210,7 @@ class RunFolder:
 
     def read_records(self, name: str) -> list[Record]:
         """The metrics that an arm has logged so far."""
-        return [json.loads(line) for line in read_text(self._log(name)).splitlines()]
+        return [json.loads(line) for _, line in numbered_lines(read_text(self._log(name)))]
 
     def write_record(self, name: str, record: Record) -> None:
         """Append a step's metrics to the ``metrics.jsonl`` of an arm."""

@@ -14,7 +14,7 @@ from onelayer.config_sources import read_yaml
 from onelayer.contribution import Contribution, additivity, analyse
 from onelayer.doors import read_text
 from onelayer.errors import UserError
-from onelayer.files import parse_json
+from onelayer.lines import parse_json
 from onelayer.plan import parse_plan
 from onelayer.profile import Profile, build_profile, ranking_of_profile
 from onelayer.recommend import Candidate, recommend

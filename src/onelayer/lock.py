@@ -19,7 +19,8 @@ import psutil
 
 from onelayer.doors import holding, open_own
 from onelayer.errors import UserError
-from onelayer.files import in_use, is_free, parse_json, why
+from onelayer.files import in_use, is_free, why
+from onelayer.lines import parse_json
 
 LOCK_FILE = ".lock"
 """In the folder, while a process works there, or after one was killed."""

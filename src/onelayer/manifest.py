@@ -3,6 +3,7 @@
 A run that continues, and every worker of a cluster, has to have the same one.
 """
 
+import hashlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from onelayer.prompts import EncodedSplit
 from onelayer.rowwise import MIN_ROWS
 from onelayer.source import source_hashes
 from onelayer.tasks.base import Split
+from onelayer.tasks.reward_file import source_files
 
 NO_EFFECT_ON_ARMS = (
     *("output", "resume", "report_to", "stop_at", "save_steps", "arms_per_set", "env_workers", "require_sandbox"),
@@ -72,8 +74,9 @@ def hardware(base: BaseModel) -> str:
 
 
 def _reward_hash(config: TrainConfig) -> str | None:
-    """SHA-256 of the file of an own reward function."""
-    return checksum(Path(config.reward.rpartition(":")[0]).expanduser()) if config.reward else None
+    """SHA-256 of the file of an own reward function; with the files beside it that it imports, of all their hashes."""
+    sums = [checksum(file) for file in source_files(config.reward)] if config.reward else [None]
+    return sums[0] if len(sums) == 1 else hashlib.sha256(" ".join(map(str, sums)).encode()).hexdigest()
 
 
 def check_same(path: Path, found: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[str]:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onelayer import doors
+from onelayer import lines
 from onelayer.errors import UserError
-from onelayer.files import parse_json, seal_holds
+from onelayer.files import seal_holds
 
 TEXTS = ("arm", "name", "kind", "plan", "stopped", "engine", "command", "base_model", "revision", "base_hash")
 NUMBERS = ("score", "selection_score", "seconds", "trained_parameters", "layer", "seed", "learning_rate", "dropped_at")
@@ -69,8 +69,8 @@ def read_lines(path: Path) -> list[tuple[dict[str, Any], str]]:
     Raises:
         UserError: it cannot be read, or a line holds something else.
     """
-    lines = read_text(path).splitlines(keepends=True)
-    places = [(line, f"{path}, line {number},") for number, line in enumerate(lines, start=1) if line.endswith("\n")]
+    whole, _, _ = read_text(path).rpartition("\n")
+    places = [(line, f"{path}, line {number},") for number, line in lines.numbered_lines(whole)]
     return [(parse_object(line, where), where) for line, where in places]
 
 
@@ -81,8 +81,8 @@ def read_text(path: Path) -> str:
         UserError: it cannot be read.
     """
     try:
-        return doors.read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
+        return lines.read_text(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it or remove it") from error
 
 
@@ -93,7 +93,7 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
         UserError: something else.
     """
     try:
-        value = parse_json(text)
+        value = lines.parse_json(text)
     except ValueError as error:
         raise UserError(f"{where} is not valid JSON ({error}); restore it or remove it") from error
     if not isinstance(value, dict):

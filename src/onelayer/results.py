@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from onelayer.doors import read_text, require_own
+from onelayer.doors import require_own
 from onelayer.errors import UserError
 from onelayer.estimates import BenchmarkEstimates, category_averages, estimate_benchmark
 from onelayer.files import (
@@ -28,6 +28,7 @@ from onelayer.files import (
     sealed_text,
     write_sealed,
 )
+from onelayer.lines import numbered_lines, read_text
 from onelayer.lock import LOCK_FILE
 from onelayer.scores import ArmScores, join_scores, read_scores, write_scores
 
@@ -183,7 +184,7 @@ def _of_benchmark(scores: ArmScores, name: str) -> ArmScores | None:
 
 
 def _rows(path: Path, name: str) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in read_text(path).splitlines()]
+    rows = [json.loads(line) for _, line in numbered_lines(read_text(path))]
     return [row for row in rows if row["benchmark"] == name]
 
 

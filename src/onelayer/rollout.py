@@ -18,6 +18,7 @@ from onelayer.grading import cut_texts, failure_shares, grade_all, grade_texts, 
 from onelayer.model import BaseModel
 from onelayer.patience import Patience
 from onelayer.prompts import EncodedSplit, drawn_prompts, drawn_samples
+from onelayer.reward_call import Told, metrics_of
 from onelayer.sample import Completions, Key, Row, Sampling, sample_policies
 from onelayer.scores import ArmScores, join_scores
 from onelayer.tasks.agentic import AgenticTask
@@ -57,10 +58,11 @@ def collect(
     results = []
     for samples, rows, completions in zip(drawn, rows_by_arm, completed, strict=True):
         patience, started = Patience.of(config), time.perf_counter()
-        grades = grade_rows(base, task, data, samples, completions, patience)
+        told = Told(step, config.steps)
+        grades = grade_rows(base, task, data, samples, completions, patience, told)
         asked = {"reward_seconds": time.perf_counter() - started, "reward_failures": len(patience.failures)}
         batch, metrics = to_batch([row.prompt for row in rows], completions, grades, config)
-        results.append((batch, metrics | asked))
+        results.append((batch, metrics | asked | metrics_of(told.numbers)))
     return results
 
 
@@ -79,10 +81,12 @@ def grade_rows(
     samples: Sequence[tuple[int, int]],
     completions: Completions,
     patience: Patience,
+    told: Told,
 ) -> list[Grade]:
     """The task's verdicts on the completions of some (index, sample number)."""
     problems = [data.problems[index] for index, _ in samples]
-    return grade_texts(task, problems, cut_texts(base, problems, completions), patience)
+    texts = cut_texts(base, problems, completions)
+    return grade_texts(task, problems, texts, patience, ids=completions.rows(), told=told)
 
 
 def to_batch(
@@ -104,6 +108,7 @@ def _metrics(rewards_PG: Tensor, completions: Completions) -> dict[str, float]:
         "reward": float(known.mean()) if len(known) else 0.0,
         "reward_std": float(torch.stack(deviations).mean()) if deviations else 0.0,
         "frac_reward_zero_std": float((spread == 0).double().mean()),
+        **({"frac_reward_none": float(rewards_PG.isnan().double().mean())} if rewards_PG.isnan().any() else {}),
         "completions/mean_length": float(completions.lengths.double().mean()),
         "completions/clipped_ratio": float(completions.truncated.double().mean()),
     }
@@ -186,10 +191,11 @@ def evaluate(
         return [played.scores for played in episodes.evaluate(base, task, data, policies, config)]
     results = []
     for answers in answer(base, task, data, policies, config):
-        parts = [(part, cut_texts(base, part.problems, part.completions)) for part in answers]
-        results.append(
-            join_scores(
-                [part.scored(grade_all(task, part.problems, texts, Patience.of(config))) for part, texts in parts]
-            )
-        )
+        scored = []
+        for part in answers:
+            texts, ids = cut_texts(base, part.problems, part.completions), part.completions.rows()
+            steps = config.steps if isinstance(config, TrainConfig) else 0
+            told = Told(steps, steps)
+            scored.append(part.scored(grade_all(task, part.problems, texts, Patience.of(config), ids=ids, told=told)))
+        results.append(join_scores(scored))
     return results

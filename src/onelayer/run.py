@@ -20,9 +20,7 @@ from onelayer.prompts import EncodedSplit
 from onelayer.scores import read_scores
 from onelayer.scoring import Scorer, score_base
 from onelayer.specs import ArmSpec, free_memory, plan_sets
-from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Split, Task
-from onelayer.tasks.training import BenchmarkTask
 
 
 @dataclass
@@ -95,7 +93,7 @@ class Run(Keeper):
         problems, completions = len(self.data["test"].problems), len(scored.reward)
         left_out = sum(split.too_long for split in self.data.values())
         note = f" ({left_out} prompts over {self.config.max_prompt_length} tokens left out)" if left_out else ""
-        for remark in self.task.notes if isinstance(self.task, AgenticTask | BenchmarkTask) else ():
+        for remark in getattr(self.task, "notes", ()):
             self.progress.say(remark)
         self.progress.say(
             f"  score {self.scores['base']:.4f} on {completions} completions of {problems} test problems{note}",

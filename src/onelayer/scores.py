@@ -18,6 +18,7 @@ from onelayer.arm_names import BASE, FULL, arm_of, in_order
 from onelayer.contrasts import AverageScores, PairedScores, benchmark_weights
 from onelayer.doors import require_file
 from onelayer.errors import UserError
+from onelayer.files import why
 from onelayer.graders.grade import FAILURES, failure_sentence
 from onelayer.records import read_kind
 
@@ -152,14 +153,14 @@ def read_scores(path: Path) -> ArmScores:
         require_file(path)
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is damaged or not a parquet file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is damaged or not a parquet file: {why(error)}") from error
     if missing := [name for name in SCHEMA.names if name not in table.column_names]:
         raise UserError(f"{path} lacks the column '{missing[0]}'; it needs {', '.join(SCHEMA.names)}")
     schema = SCHEMA.append(REASON) if REASON.name in table.column_names else SCHEMA
     try:
         table = table.select(schema.names).cast(schema)
     except (pa.ArrowException, ValueError) as error:
-        raise UserError(f"{path} has a column of the wrong type: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} has a column of the wrong type: {why(error)}") from error
     if table.num_rows == 0:
         raise UserError(f"{path} holds no scores")
     if empty := [name for name in SCHEMA.names if table[name].null_count]:

@@ -11,13 +11,14 @@ from onelayer.config import ModelConfig, TrainConfig
 from onelayer.errors import UserError
 from onelayer.graders.code_sandbox import shared_sandbox
 from onelayer.model import BaseModel, load_base
-from onelayer.prompts import EncodedSplit, encode_prompt, encode_split
+from onelayer.prompts import EncodedSplit, check_stop_tokens, encode_prompt, encode_split
 from onelayer.tasks import get_task, require_known
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Split, Task
 from onelayer.tasks.benchmarks import is_training_set
-from onelayer.tasks.dataset import DatasetTask, load_reward, load_rows
+from onelayer.tasks.dataset import DatasetTask, load_rows
 from onelayer.tasks.readers import refuse_unread
+from onelayer.tasks.reward_file import load_reward
 from onelayer.tasks.training import load_training_task
 
 TINY_MODEL = 20_000_000
@@ -39,7 +40,7 @@ def load_task(config: TrainConfig) -> Task:
         start_sandbox(config.dataset, False, require=config.require_sandbox)
         assert config.dataset is not None and config.reward is not None
         reward = load_reward(config.reward)
-        rows = load_rows(config.dataset)
+        rows = load_rows(config.dataset, config.prompt_column)
         return DatasetTask(
             Path(config.dataset).stem, rows, reward, config.prompt_column, config.selection_size, config.test_size
         )
@@ -131,6 +132,7 @@ def _probe(base: BaseModel, task: AgenticTask) -> None:
     Raises:
         UserError: all of them are too long, or the tokenizer cannot encode them.
     """
+    check_stop_tokens(base)
     begun = task.pool.reset([problem.id for problem in task.problems("test")[:PROBED]])
     prompts = [task.prompt(info, [], observation) for observation, info in begun if "error" not in info]
     lengths = [len(encode_prompt(base, prompt)) for prompt in prompts]

@@ -33,6 +33,7 @@ from onelayer.loop import Record
 from onelayer.model import BaseModel
 from onelayer.patience import Patience
 from onelayer.prompts import EncodedSplit, drawn_prompts, drawn_samples
+from onelayer.reward_call import Told, metrics_of
 from onelayer.sample import Completions, Key, Row, Sampling, concatenate, sample_policies
 from onelayer.specs import ArmSpec, optimizer_settings
 from onelayer.tasks.agentic import AgenticTask
@@ -165,14 +166,18 @@ class ArmTrainer(OneLayerGRPOTrainer):
         rows = rollout.rows_of(data, samples)
         width = max(len(data.tokens[index]) for index in indices)
         (completions,) = self._complete(self.base, [{}], [rows], [key], sampling, width=width, max_rows=config.max_rows)
-        grades = rollout.grade_rows(self.base, self._task, data, samples, completions, Patience.of(config))
-        shares = self._gather([([row.prompt for row in rows], completions, grades)])
-        return rollout.to_batch(
-            [prompt for prompts, _, _ in shares for prompt in prompts],
-            concatenate([share for _, share, _ in shares]),
-            [grade for _, _, own in shares for grade in own],
+        told = Told(step, config.steps)
+        grades = rollout.grade_rows(self.base, self._task, data, samples, completions, Patience.of(config), told)
+        shares = self._gather([([row.prompt for row in rows], completions, grades, dict(told.numbers))])
+        batch, metrics = rollout.to_batch(
+            [prompt for prompts, _, _, _ in shares for prompt in prompts],
+            concatenate([share for _, share, _, _ in shares]),
+            [grade for _, _, own_grades, _ in shares for grade in own_grades],
             config,
         )
+        names = {name for _, _, _, numbers in shares for name in numbers}
+        logged = {name: [value for *_, numbers in shares for value in numbers.get(name, [])] for name in names}
+        return batch, metrics | metrics_of(logged)
 
     def _gather(self, own: list[Any]) -> list[Any]:
         """The lists of all processes as one, in their order; with vLLM also what it says of its tokens."""

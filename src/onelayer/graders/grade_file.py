@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from onelayer.doors import read_text
 from onelayer.errors import UserError
 from onelayer.files import atomic_path
 from onelayer.graders.code_sandbox import grade_code, shared_sandbox
@@ -13,6 +12,7 @@ from onelayer.graders.code_tests import parse_tests
 from onelayer.graders.grade import Grade, Reason, count_reasons
 from onelayer.graders.math_answer import grade_math
 from onelayer.graders.math_text import Rule
+from onelayer.lines import numbered_lines, parse_json, read_text, why_not_json
 
 Grader = Literal["math", "code"]
 _REFERENCE: dict[Grader, str] = {"math": "answer", "code": "tests"}
@@ -74,19 +74,18 @@ def read_rows(path: Path, grader: Grader) -> list[dict[str, Any]]:
         raise UserError(f"There is no grader {grader!r}; use math or code.")
     reference = _REFERENCE[grader]
     try:
-        # Not splitlines(): JSON text may hold other line separators, such as U+2028.
-        lines = read_text(path).split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = numbered_lines(read_text(path))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as text: {error}.") from error
     rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in lines:
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
-            raise UserError(f"{where}: this is not JSON ({error}); give one JSON object a line.") from error
+            raise UserError(
+                f"{where}: this is not JSON ({why_not_json(error)}); give one JSON object a line."
+            ) from error
         if not isinstance(row, dict):
             raise UserError(f"{where}: this is not a JSON object; give rows with 'completion' and '{reference}'.")
         missing = [name for name in ("completion", reference) if row.get(name) is None]

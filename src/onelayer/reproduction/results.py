@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onelayer.arm_names import FULL, parse
+from onelayer.lines import numbered_lines, read_text
 from onelayer.profile import LayerProfile, Profile
 from onelayer.records import read_kind, read_object
 from onelayer.reproduction.running import Places
@@ -59,7 +60,7 @@ def read_costs(folder: Path) -> dict[str, Cost]:
     """What each part took, all its starts together."""
     costs: dict[str, Cost] = defaultdict(lambda: Cost(0.0, 0.0))
     path = Places(folder).times
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for _, line in numbered_lines(read_text(path)) if path.is_file() else ():
         try:
             row = json.loads(line)
         except ValueError:  # half a line: its process was killed, or the machine stopped
