@@ -14,8 +14,10 @@ from dataclasses import replace
 
 from onelayer.errors import UserError
 from onelayer.graders.grade import Grade, Reason, grade_of
+from onelayer.graders.math_compare import compare_plainly
+from onelayer.graders.math_normal import normalize
 from onelayer.graders.math_pool import MathPool, shared_pool
-from onelayer.graders.math_text import Rule, compare_plainly, extract_answer, normalize, reference_answer
+from onelayer.graders.math_text import Rule, extract_answer, reference_answer
 
 _REASONS: dict[str, tuple[Reason, str]] = {
     "correct": ("correct", ""),
