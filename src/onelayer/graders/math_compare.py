@@ -145,7 +145,7 @@ def _compare_times(reference: str, answer: str) -> bool | None:
                 return not clock.to_the_minute and number.value == clock.hour
             assert ratio
             one, two = ratio[0].value, ratio[1].value
-            return len(ratio) == 2 and two != 0 and one == two * number.value  # type: ignore[operator]
+            return len(ratio) == 2 and one != 0 != two and one == two * number.value  # type: ignore[operator]
     return None
 
 
@@ -446,7 +446,7 @@ class _Comparison:
         if in_base[0] and in_base[1]:
             digits, bases = ([match[1].casefold(), match[2] or match[3]] for match in in_base if match)
             return digits == bases
-        if in_base[0] or in_base[1] or _SEVERAL_NUMBERS.fullmatch(answer):
+        if in_base[0] or in_base[1] or _SEVERAL_NUMBERS.fullmatch(answer) or _SEVERAL_NUMBERS.fullmatch(reference):
             return False
         return self.nodes(take_apart(reference), take_apart(answer), (reference, answer), depth)
 
@@ -459,12 +459,17 @@ class _Comparison:
         """Whether two structures are the same."""
         if isinstance(one, _Equation) or isinstance(other, _Equation):
             return self.equations(one, other, texts, depth)
-        named = isinstance(one, _Region), isinstance(other, _Region)
-        if any(named):
+        if "R" in texts and not (isinstance(one, _Leaf) and isinstance(other, _Leaf)):
+            one, other = (
+                _Region((_LINE,)) if text == "R" else node for text, node in zip(texts, (one, other), strict=True)
+            )
+        if isinstance(one, _Region) or isinstance(other, _Region):
             regions = as_region(one), as_region(other)
-            if texts[1] == "R" or texts[0] == "R":
-                regions = tuple(r or _Region((_LINE,)) for r in regions)  # type: ignore[assignment]
             return self.regions(regions[0], regions[1], depth) if regions[0] and regions[1] else False
+        for node, leaf in ((one, other), (other, one)):
+            if isinstance(node, _Sequence) and node.opening == "{" and len(node.parts) == 1 and isinstance(leaf, _Leaf):
+                one, other = (_Leaf(node.parts[0]), leaf) if node is one else (leaf, _Leaf(node.parts[0]))
+                break
         if isinstance(one, _Sequence) and isinstance(other, _Sequence):
             return self.sequences(one, other, depth)
         if isinstance(one, _Matrix) and isinstance(other, _Matrix):

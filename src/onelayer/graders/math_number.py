@@ -381,7 +381,7 @@ def read_number(text: str, length: int = PLAIN_LENGTH, bits: int = PLAIN_BITS) -
     Raises:
         TooLarge: it is longer than ``length`` characters, or a value on the way has more than ``bits`` bits.
     """
-    if not text:
+    if not text or (text[0] == "(" and text[-1] == ")" and "," in text):  # (1,234) has two parts
         return None
     if len(text) > length:
         raise TooLarge
@@ -400,10 +400,10 @@ def read_number(text: str, length: int = PLAIN_LENGTH, bits: int = PLAIN_BITS) -
     return _with_rest(number, rest, unit, reader.math)
 
 
-_PERCENT = re.compile(r" ?(?:%|percent(?:age)?\b|pct\b|per cent\b)( points?)?")
+_PERCENT = re.compile(r" *(?:%|percent(?:age)?\b|pct\b|per cent\b)( points?)?")
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _SCALES |= {"dozen": 12}
-_SCALE = re.compile(rf" ?({'|'.join(_SCALES)})s?(?![A-Za-z])", re.IGNORECASE)
+_SCALE = re.compile(rf" *({'|'.join(_SCALES)})s?(?![A-Za-z])", re.IGNORECASE)
 
 
 def _with_rest(number: Number, rest: str, unit: str, arithmetic: _Arithmetic) -> Number | None:

@@ -113,7 +113,8 @@ _LEADING = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(
-    r"\n|[.;](?=\s|$)|[!?]+(?=\s+[A-Z(\"]|\s*$|\s*\n)|(?:,\s?|\s)(?:because|since|which|where|so|as|for which)\s"
+    r"\n|[.;](?=[\"'”)*_]{0,3}(?:\s|$))|[!?]+(?=\s+[A-Z(\"]|\s*$|\s*\n)|(?:,\s?|\s)(?:because|since|which|where|so|as"
+    r"|for which)\s"
     r"|\s*[—–]\s?(?=[A-Za-z])"
     r"|\s-\s(?=[A-Za-z]{2})|,\s(?:not|and\s(?:not|this|that|it|he|she|we|so|the)|that|it|this|i\.e\.|he|she|we|they|but)\s",
     re.IGNORECASE,
@@ -121,6 +122,9 @@ _SENTENCE_END = re.compile(
 _JOINED = re.compile(r"\s?(?:,\s?(?:and|or)|,|and|or)\s(?=[$\\\d-])|\s?/\s?(?=\$)")
 _AFTER_FORMULA = re.compile(
     r"\s?(?:\\?%|percent\b|million\b|billion\b|thousand\b|hundred\b|trillion\b|dozen\b|[ap]\.?m\b)", re.IGNORECASE
+)
+_GOES_ON = re.compile(
+    r"\s?(?:[-+*/^=<>]|(?:times|plus|minus|over|divided|multiplied|squared|cubed|more than|less than)\b)", re.IGNORECASE
 )
 _ANOTHER = re.compile(r"-?\d[\d,.]*\d|-?\d")
 
@@ -154,6 +158,8 @@ def _formulas_at(text: str, start: int) -> str | None:
         else:
             break
         parts += 1
+    if _GOES_ON.match(phrase, end):
+        return _sentence_at(phrase, 0)
     if after := _AFTER_FORMULA.match(phrase, end):
         end, parts = after.end(), parts + 1
     return every[0].content.strip() if parts == 1 else phrase[:end]

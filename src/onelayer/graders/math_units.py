@@ -59,6 +59,7 @@ _KNOWN = {name: unit for unit, names in _NAMES.items() for name in names.split()
 _ATTACHED_LETTERS = frozenset("mgshL")
 _ATTACHED = frozenset(
     _words(
+        "kWh Wh kcal cal mol rpm ppm psi MB GB TB dB kHz GHz "
         "km cm mm ft yd mi kg mg lb lbs oz sec min hr hrs mL ml Hz Pa kPa kJ kW kN MHz mph kmh kph rad deg in st nd rd "
         "th cc USD EUR GBP K J N W V A"
     )

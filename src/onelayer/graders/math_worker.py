@@ -25,12 +25,12 @@ from onelayer.graders import math_compare
 from onelayer.graders.math_number import WORKER_BITS, WORKER_LENGTH, Number, TooLarge, read_number, rounds_to
 from onelayer.graders.math_units import without_unit
 
-DIGITS, MARGIN = 60, 40
-"""Digits that constants are computed to, and how many of them have to agree before algebra is asked."""
-PRECISION = 150
-"""Bits that a value has to be known to: :data:`MARGIN` digits and some."""
+DIGITS = 60
+"""Digits that values are computed to; two that agree in as many are computed to :data:`MORE_DIGITS`."""
+MORE_DIGITS = 600
 _COMMAND = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+")
 _LOOSE_LETTER = re.compile(r"(?<=\d) (?=[A-Za-z](?![A-Za-z]))")
+_E_NOTATION = re.compile(r"(?<=[\d.])[eE]([+-]?\d+)(?![\w.])")
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\_])i(?![A-Za-z=])|\\(?:det|arg|Re|Im)\b|\\mathbb\{C\}")
 _PROSE = re.compile(r"[A-Za-z]{5}|[A-Za-z]{2} +[A-Za-z]{2}")
 MEMORY_BYTES = 4 << 30
@@ -70,7 +70,8 @@ def _parse(text: str, real: bool) -> Any:
         return None
     config = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
     try:
-        latex = normalize_latex(_LOOSE_LETTER.sub("", without_unit(text)), config=config)
+        text = _LOOSE_LETTER.sub("", _E_NOTATION.sub(r"\\cdot 10^{\1}", without_unit(text)))
+        latex = normalize_latex(text, config=config)
         parsed = latex2sympy(latex, is_real=real, convert_degrees=False, normalization_config=None)
     except RecursionError:
         raise
@@ -84,8 +85,8 @@ def _parse(text: str, real: bool) -> Any:
     return parsed.xreplace(exact) if exact else parsed
 
 
-def _values(one: Any, other: Any) -> tuple[Any, Any] | None:
-    """Both expressions at one point, to :data:`DIGITS` digits; None where there is no such value or it is not exact."""
+def _values(one: Any, other: Any, digits: int) -> tuple[Any, Any] | None:
+    """Both expressions at one point, to ``digits`` digits; None where there is no such value or it is not as exact."""
     from sympy import Expr, Rational
 
     if not (isinstance(one, Expr) and isinstance(other, Expr)):
@@ -94,12 +95,12 @@ def _values(one: Any, other: Any) -> tuple[Any, Any] | None:
     point = {symbol: Rational(7390851332 + 6180339887 * index, 10**10) for index, symbol in enumerate(symbols)}
     values = []
     for expression in (one, other):
-        value = expression.evalf(DIGITS, subs=point, maxn=4 * DIGITS)
+        value = expression.evalf(digits, subs=point, maxn=4 * digits)
         parts = value.as_real_imag()
         if not all(part.is_Number and part.is_finite for part in parts):
             return None
         # A sum that may be nought is known to few digits only, whatever was asked for.
-        if any(part.is_Float and part != 0 and part._prec < PRECISION for part in parts):
+        if any(part.is_Float and part != 0 and part._prec < 3 * digits for part in parts):
             return None
         values.append(value)
     return values[0], values[1]
@@ -112,11 +113,15 @@ def clearly_different(reference: Any, answer: Any) -> bool:
     """
     from sympy import Rational
 
-    values = _values(reference, answer)
-    if values is None:
-        return False
-    left, right = values
-    return bool(abs(left - right) > max(abs(left), abs(right)) * Rational(1, 10**MARGIN))
+    for digits in (DIGITS, MORE_DIGITS):
+        values = _values(reference, answer, digits)
+        if values is None:
+            return False
+        left, right = values
+        # Ten digits are left for the rounding of the difference.
+        if abs(left - right) > max(abs(left), abs(right)) * Rational(1, 10 ** (digits - 10)):
+            return True
+    return False
 
 
 def _rounds(expression: Any, number: Number | None) -> bool:
@@ -125,7 +130,7 @@ def _rounds(expression: Any, number: Number | None) -> bool:
 
     if number is None or not number.digits or not hasattr(expression, "free_symbols") or expression.free_symbols:
         return False
-    values = _values(expression, Rational(0))
+    values = _values(expression, Rational(0), DIGITS)
     if values is None or not values[0].is_real:
         return False
     value = Rational(values[0])
