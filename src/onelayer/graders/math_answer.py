@@ -57,8 +57,11 @@ def grade_math(
     if len(completions) != len(answers):
         raise UserError(f"There are {len(completions)} completions but {len(answers)} answers; give one answer each.")
     found = [extract_answer(text, rule, strict=strict) for text in completions]
+    # A group's completions share their reference, and many give the same answer.
+    references = {answer: normalize(reference_answer(answer)) for answer in dict.fromkeys(answers)}
+    normal = {text: normalize(text) for text in dict.fromkeys(found) if text is not None}
     pairs = [
-        (normalize(reference_answer(answer)), normalize(text)) if text is not None else None
+        (references[answer], normal[text]) if text is not None else None
         for text, answer in zip(found, answers, strict=True)
     ]
     grades: dict[tuple[str, str], Grade] = {}

@@ -165,7 +165,7 @@ _THOUSANDS = re.compile(r"\d{3}(?!\d)")
 def split(text: str, separators: frozenset[str]) -> tuple[list[str], list[str]]:
     """The parts of ``text`` between ``separators`` outside all brackets, and those separators."""
     parts, found, depth, start = [], [], 0, 0
-    loose = ", " in text
+    loose = ", " in text or not _RELATIONS.isdisjoint(text)
     for piece in _PIECE.finditer(text):
         token = piece.group()
         if token.startswith(_OPENS):
@@ -258,13 +258,15 @@ def take_apart(text: str) -> _Node:
     """The structure of a normalized answer, one level deep."""
     if _ALL_REALS.fullmatch(text):
         return _Region((_LINE,))
+    sides, relations = split(text, _RELATIONS)
+    if relations == ["="] and _SIMPLE_NAME.fullmatch(sides[0]):  # x = 1,000 and x = 1, 2
+        return _Equation(tuple(sides))
     parts, found = split(text, _COMMAS)
     if found:
         return _list_of(parts, found)
     unions = split(text, frozenset(("\\cup",)))[0]
     if len(unions) > 1:
         return _union([take_apart(part) for part in unions], text)
-    sides, relations = split(text, _RELATIONS)
     if relations:
         return _relation_of(sides, relations, text)
     if (inner := _in_brackets(text, "\\begin{pmatrix}", "\\end{pmatrix}")) is not None:
@@ -392,7 +394,7 @@ def _relation_of(sides: list[str], relations: list[str], text: str) -> _Node:
 
 # Comparing -------------------------------------------------------------------------------------------------------------
 _IN_BASE = re.compile(r"((?=[A-Z.]*\d)[0-9A-Z.]+)_(?:\{(\d+)\}|(\d+))", re.IGNORECASE)
-_SEVERAL_NUMBERS = re.compile(r"[-+]?[\d.,]+(?: [-+]?[\d.,]+)+")
+_SEVERAL_NUMBERS = re.compile(r"[-+]?[\d.]+(?:,\d{3})*(?: [-+]?[\d.]+(?:,\d{3})*)+")
 _SIMPLE_NAME = re.compile(
     r"(?:[A-Za-z]+|\\[a-zA-Z]+|\\text\{[^{}]*\}| )+(?:_(?:\w+|\{[^{}]*\}))?'*(?: ?\([^()]*\))?"
     r"|\|[A-Za-z ]+\||\([A-Za-z, ]+\)|\\overline\{[A-Z]+\}"
@@ -413,6 +415,8 @@ class _Comparison:
         """Whether two texts are the same answer."""
         if _IDLE_SPACE.sub(r"\1", reference) == _IDLE_SPACE.sub(r"\1", answer):
             return True
+        if depth:  # a part that is all text
+            reference, answer = (_without_text(part) for part in (reference, answer))
         if depth > _DEEPEST:
             return None
         unread = False
@@ -436,7 +440,9 @@ class _Comparison:
         if (times := _compare_times(reference, answer)) is not None:
             return times
         if words := words_of(reference):
-            return _same_words(reference, answer, words)
+            named = take_apart(answer) if "=" in answer else None
+            value = _value_of(named) if isinstance(named, _Equation) else None
+            return _same_words(reference, answer if value is None else value, words)
         choices = _CHOICE.fullmatch(reference), _CHOICE.fullmatch(answer)
         if choices[0] and choices[1]:
             return choices[0][1].casefold() == choices[1][1].casefold()
@@ -595,6 +601,11 @@ def _value_of(equation: _Equation) -> str | None:
         if not _SIMPLE_NAME.fullmatch(side) and _CALCULATION.sub("", side) and side is before[0]:
             return None
     return last
+
+
+def _without_text(text: str) -> str:
+    inner = _TEXT.fullmatch(text)
+    return inner[1].strip() if inner else text
 
 
 def _has_letters(text: str) -> bool:

@@ -12,6 +12,7 @@ instead, and digits beyond the fifteenth do not count. The size of a number does
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -64,6 +65,11 @@ def _bits(value: Fraction) -> int:
     return max(value.numerator.bit_length(), value.denominator.bit_length())
 
 
+def _size(factors: Iterable[tuple[int, int]]) -> int:
+    """Bits of a product of prime powers: at most twice as many as it has."""
+    return sum(abs(exponent) * prime.bit_length() for prime, exponent in factors)
+
+
 def _factorize(number: int) -> dict[int, int]:
     if number >= 10**12:
         raise TooLarge
@@ -102,8 +108,7 @@ class _Arithmetic:
 
     def _settled(self, sign: int, factors: dict[int, int]) -> Value:
         """A fraction where it is small enough."""
-        size = sum(abs(exponent) * prime.bit_length() for prime, exponent in factors.items())
-        if size > self.bits:
+        if _size(factors.items()) > self.bits:
             return Power(sign, tuple(sorted((prime, exponent) for prime, exponent in factors.items() if exponent)))
         value = Fraction(sign)
         for prime, exponent in factors.items():
@@ -437,11 +442,24 @@ def rounds_to(value: Fraction, number: Number) -> bool:
     return abs(value - written) <= place / 2 or (digits >= _CUT_OFF_DIGITS and 0 <= value - written < place)
 
 
+def _written_out(value: Value) -> Value:
+    """A power as a fraction, if a fraction may be as large: the bounds go by estimates, which a value passes or not."""
+    if isinstance(value, Fraction) or _size(value.factors) > 4 * WORKER_BITS:
+        return value
+    top, bottom = value.sign, 1
+    for prime, exponent in value.factors:
+        if exponent > 0:
+            top *= prime**exponent
+        else:
+            bottom *= prime**-exponent
+    return Fraction(top, bottom)
+
+
 def _same_value(one: Number, other: Number) -> bool:
     if one.value == other.value:
         return True
-    if not (isinstance(one.value, Fraction) and isinstance(other.value, Fraction)):
-        return False
+    if isinstance(one.value, Power) or isinstance(other.value, Power):
+        return _written_out(one.value) == _written_out(other.value)
     return rounds_to(one.value, other) or rounds_to(other.value, one)
 
 

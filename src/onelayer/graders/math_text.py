@@ -113,9 +113,9 @@ _LEADING = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(
-    r"\n|[.;](?=[\"'”)*_]{0,3}(?:\s|$))|[!?]+(?=\s+[A-Z(\"]|\s*$|\s*\n)|(?:,\s?|\s)(?:because|since|which|where|so|as"
+    r"\n|[.;](?=[\"'”)*_]{0,3}(?:\s|$))|(?<![!?])[!?]++(?=\s+[A-Z(\"]|\s*$|\s*\n)|(?:,\s?|\s)(?:because|since|which|where|so|as"
     r"|for which)\s"
-    r"|\s*[—–]\s?(?=[A-Za-z])"
+    r"|\s?[—–]\s?(?=[A-Za-z])"
     r"|\s-\s(?=[A-Za-z]{2})|,\s(?:not|and\s(?:not|this|that|it|he|she|we|so|the)|that|it|this|i\.e\.|he|she|we|they|but)\s",
     re.IGNORECASE,
 )
