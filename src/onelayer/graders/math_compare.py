@@ -439,7 +439,7 @@ class _Comparison:
     ) -> bool | None:
         if (times := _compare_times(reference, answer)) is not None:
             return times
-        if words := words_of(reference):
+        if not _ALL_REALS.fullmatch(reference) and (words := words_of(reference)):
             named = take_apart(answer) if "=" in answer else None
             value = _value_of(named) if isinstance(named, _Equation) else None
             return _same_words(reference, answer if value is None else value, words)
@@ -566,7 +566,7 @@ class _Comparison:
             _value_of(node) if isinstance(node, _Equation) else text
             for node, text in zip((one, other), texts, strict=True)
         ]
-        if isinstance(other, _Equation) and not self.calculates_right(other):
+        if any(isinstance(node, _Equation) and not self.calculates_right(node) for node in (one, other)):
             return False
         if isinstance(one, _Equation) and isinstance(other, _Equation):
             names = [node.sides[0].replace(" ", "").casefold() if len(node.sides) > 1 else "" for node in (one, other)]

@@ -75,9 +75,9 @@ _SIGNS = {sign: latex for sign, latex in _SIGNS.items() if sign != "μ"} | {"μ"
 _TABLE = str.maketrans(_SIGNS)
 _RAISED = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ⁽⁾]+")
 _LOWERED = re.compile(r"[₀₁₂₃₄₅₆₇₈₉₊₋₍₎]+")
-_VULGAR = re.compile(r"(\d?)\s*([¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞↉])")
+_VULGAR = re.compile(r"(\d?) ?([¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞↉])")
 _OVERLINED = re.compile("(?:\\d[\u0304\u0305])+")
-_ROOT = re.compile(r"(\\sqrt(?:\[\d\])?)\s*(\d+(?:\.\d+)?|[A-Za-z])")
+_ROOT = re.compile(r"(\\sqrt(?:\[\d\])?) ?(\d+(?:\.\d+)?|[A-Za-z])")
 
 
 def _fraction(match: re.Match[str]) -> str:
@@ -95,6 +95,7 @@ def _ascii(text: str) -> str:
     if text.isascii():
         return text
     text = "".join(character for character in text if unicodedata.category(character) != "Cf")
+    text = " ".join(text.split())
     text = _RAISED.sub(lambda match: _script("^", match), text)
     text = _LOWERED.sub(lambda match: _script("_", match), text)
     text = _VULGAR.sub(_fraction, text)
@@ -276,9 +277,9 @@ _LAYOUT = re.compile(
     r"\\(?:begin|end)\{(?:align|aligned|alignat|equation|gather|gathered|split|multline|eqnarray|center|math|displaymath)\*?\}"
 )
 _MATRIX = re.compile(r"\\(begin|end)\{(?:[pbB]|small)?(?:matrix|array)\}(?:\{[lcr| ]*\})?")
-_NEXT_LINE = re.compile(r"\s*\\\\\s*(=?)\s*")
+_NEXT_LINE = re.compile(r" ?\\\\ ?(=?) ?")
 _EMPHASIS = re.compile(r"(?<!\S)[*_`]{1,3}(?=\S)|(?<=\S)[*_`]{1,3}(?=[\s.,;:!?)]|$)")
-_JOINING_TEXT = re.compile(r"\s*,?\s*\\text\{\s*,?\s*(and|or)\s*,?\s*\}\s*")
+_JOINING_TEXT = re.compile(r" ?,? ?\\text\{ ?,? ?(and|or) ?,? ?\} ?")
 _HEDGE = re.compile(
     r"(?:\\text\{\s*)?(?:(?:about|approximately|approx\.?|roughly|around|nearly|exactly|simply|just|only|equal to|equals)\b"
     r"|\\approx|\\cong|=)(?:\s*\})?\s*:?\s*",
@@ -287,7 +288,7 @@ _HEDGE = re.compile(
 _SUBSTITUTIONS = [
     (re.compile(r"\\!\s*"), ""),
     (re.compile(r"\\mathbb ([A-Z])(?![A-Za-z])"), r"\\mathbb{\1}"),
-    (re.compile(r"\{\s*,\s*\}"), ","),
+    (re.compile(r"\{ ?, ?\}"), ","),
     (re.compile(r"\s+"), " "),
     (re.compile(r"\^ ?(?:\{ ?\\circ ?\}|\\circ)"), r"^\\circ"),
     (re.compile(r"\\text\{ ?\^\\circ ?([CF]?) ?\}"), r"^\\circ\1"),
@@ -352,11 +353,11 @@ _WHOLE_GROUP = re.compile(r"\{([^{}]*)\}")
 
 def normalize(answer: str) -> str:
     """``answer`` without what carries no meaning: dollar signs, spacing, size, colour, emphasis, a full stop at the end."""
-    text = " ".join(answer.split())  # first: no pattern below meets a long run of spaces
+    text = " ".join(answer.split())  # no pattern below has to meet a long run of spaces
     if _PLAIN.fullmatch(text):
         return text
     text = _restyle(_ascii(text)).replace("$", "").replace("~", " ")
-    text = _EMPHASIS.sub("", " ".join(text.split()))
+    text = " ".join(_EMPHASIS.sub("", text).split())
     if "\\begin" in text:
         text = _LAYOUT.sub("", text)
         text = _MATRIX.sub(r"\\\1{pmatrix}", text)
