@@ -437,9 +437,10 @@ def rounds_to(value: Fraction, number: Number) -> bool:
         return False
     value = abs(value)
     if digits > _MOST_DIGITS:
-        place *= 10 ** (digits - _MOST_DIGITS)
+        place *= Fraction(10) ** (digits - _MOST_DIGITS)
         return abs(value - written) <= place
-    return abs(value - written) <= place / 2 or (digits >= _CUT_OFF_DIGITS and 0 <= value - written < place)
+    near = abs(value - written) <= place / 2
+    return near or (digits >= _CUT_OFF_DIGITS and 0 <= value - written < place)
 
 
 def _written_out(value: Value) -> Value:
