@@ -454,7 +454,9 @@ class _Comparison:
             return digits == bases
         if in_base[0] or in_base[1] or _SEVERAL_NUMBERS.fullmatch(answer) or _SEVERAL_NUMBERS.fullmatch(reference):
             return False
-        return self.nodes(take_apart(reference), take_apart(answer), (reference, answer), depth)
+        one = _Leaf(reference) if left else take_apart(reference)  # 1,000 is no list
+        other = _Leaf(answer) if right else take_apart(answer)
+        return self.nodes(one, other, (reference, answer), depth)
 
     def region(self, reference: str, answer: str, depth: int) -> bool | None:
         """Words that name a set."""
