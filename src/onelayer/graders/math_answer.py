@@ -1,12 +1,12 @@
 r"""The math grader: is the final answer of a completion mathematically equal to the reference?
 
-:mod:`~onelayer.graders.math_text` finds the answer and settles what exact text and numbers settle; math-verify does
-the mathematics in killable processes. Its own timeouts are signals, which fail outside the main thread, so the
+:mod:`~onelayer.graders.math_text` finds the answer, :mod:`~onelayer.graders.math_normal` gives it its usual form,
+:mod:`~onelayer.graders.math_compare` settles what text and exact numbers settle; math-verify does the mathematics in
+killable processes. Its own timeouts are signals, which fail outside the main thread, so the
 deadlines are kept here, from outside the process that computes.
 
-What counts as equal: the same number (``0.5``, ``1/2``, ``\frac12``; decimals rounded to 6 places; ``10\%`` equals both
-0.1 and 10, as math-verify has it), the same expression, set, interval or matrix, the same word. Units after a number
-and ``x =`` before it are ignored. What is not checked: whether the answer is simplified as asked (``2 \cdot 3`` is 6).
+What counts as equal, and what is dropped, is stated in docs/graders.md: the same exact number, expression, set, interval
+or matrix, the same words. What is not checked: whether the answer is simplified as asked (``2 \cdot 3`` is 6).
 """
 
 from collections.abc import Sequence

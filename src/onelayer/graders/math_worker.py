@@ -1,4 +1,4 @@
-"""The process that does the mathematics: run as a script by :mod:`onelayer.graders.math_pool`, never imported by it.
+"""The process that does the mathematics: started by :mod:`onelayer.graders.math_pool`, never imported by it.
 
 The main process only waits. A forked child, which has math-verify loaded and warm, grades; when an answer outlives
 its deadline the child is killed and the next one forked: milliseconds, where a new interpreter would take a second.
@@ -243,7 +243,3 @@ def main() -> None:
         sys.stdout.buffer.write(reply)
         sys.stdout.buffer.flush()
     child.kill()
-
-
-if __name__ == "__main__":
-    main()
