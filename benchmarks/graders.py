@@ -30,8 +30,10 @@ from hostile import ANSWERS, HONEST, PROGRAMS, TESTS
 from onelayer.graders.code_sandbox import grade_code
 from onelayer.graders.grade import count_reasons
 from onelayer.graders.math_answer import grade_math
+from onelayer.graders.math_compare import compare_plainly
+from onelayer.graders.math_normal import normalize
 from onelayer.graders.math_pool import MathPool
-from onelayer.graders.math_text import compare_plainly, normalize, reference_answer
+from onelayer.graders.math_text import reference_answer
 from onelayer.graders.probes import probe, statement
 from onelayer.graders.sandbox import Sandbox
 

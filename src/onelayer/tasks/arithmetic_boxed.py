@@ -8,7 +8,8 @@ from typing import Any
 
 from onelayer.graders.grade import Grade
 from onelayer.graders.math_answer import grade_math
-from onelayer.graders.math_text import extract_answer, normalize
+from onelayer.graders.math_normal import normalize
+from onelayer.graders.math_text import extract_answer
 from onelayer.tasks.arithmetic import MARKER, ArithmeticTask
 from onelayer.tasks.base import Problem, Prompt, Split
 

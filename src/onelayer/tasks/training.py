@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from onelayer.config import TrainConfig
 from onelayer.errors import UserError
 from onelayer.graders.grade import Grade
-from onelayer.graders.math_text import extract_answer, normalize
+from onelayer.graders.math_normal import normalize
+from onelayer.graders.math_text import extract_answer
 from onelayer.tasks.base import Problem, Prompt, Scoring, Split
 from onelayer.tasks.benchmarks import Benchmark, ProblemSet, TrainingSet, get_benchmark, get_training_set
 from onelayer.tasks.decontaminate import Overlap
