@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 24, 36, 38
 _CAPABILITY_VERSION_3 = 0x20080522
+FIRST_USER = 0x70000000
+_FIRST_LOW_USER, _LOW_PAIRS = 30_000, 10_000  # between those that systems give to people and to services
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -87,6 +89,19 @@ def drop_capabilities() -> None:
 def no_new_privileges() -> None:
     """Running a program with the set-user-id bit gains nothing from now on."""
     call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def unused_users(uid_map: str, process: int) -> int:
+    """The first of two user ids that belong to nobody, for worker ``process``: high ones, where they exist here.
+
+    Args:
+        uid_map: ``/proc/self/uid_map``; in a container often only the ids below 65,536 exist.
+    """
+    ranges = [tuple(map(int, line.split())) for line in uid_map.splitlines()]
+    high = FIRST_USER + 2 * process
+    if any(first <= high and high + 1 < first + length for first, _, length in ranges):
+        return high
+    return _FIRST_LOW_USER + 2 * (process % _LOW_PAIRS)
 
 
 def change_user(user: int) -> None:
