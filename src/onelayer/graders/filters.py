@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from onelayer.graders.protection import call, no_new_privileges
-from onelayer.graders.system_calls import INSTRUCTION_BYTES, filter_program
+from onelayer.graders.system_calls import INSTRUCTION_BYTES, program_filter, worker_filter
 
 _PR_SET_SECCOMP = 22
 _LANDLOCK_CREATE, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT = 444, 445, 446
@@ -50,9 +50,18 @@ def landlock(readable: Iterable[str], writable: Iterable[str]) -> None:
     os.close(ruleset)
 
 
-def seccomp(without: frozenset[str] = frozenset(), own_process: int | None = None) -> None:
-    """Allow the calls of :mod:`~onelayer.graders.system_calls` and refuse all others; arguments as there."""
-    code = ctypes.create_string_buffer(filter_program(platform.machine(), without, own_process))
-    filters = struct.pack("HxxxxxxQ", (len(code) - 1) // INSTRUCTION_BYTES, ctypes.addressof(code))
+def seccomp_worker() -> None:
+    """Allow the calls of :mod:`~onelayer.graders.system_calls`, a worker's too, to this process and what it forks."""
+    _seccomp(worker_filter(platform.machine()))
+
+
+def seccomp_program(without: frozenset[str] = frozenset(), own_process: int | None = None) -> None:
+    """Refuse what only a worker may do as well; arguments as there."""
+    _seccomp(program_filter(platform.machine(), without, own_process))
+
+
+def _seccomp(instructions: bytes) -> None:
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    filters = struct.pack("HxxxxxxQ", len(instructions) // INSTRUCTION_BYTES, ctypes.addressof(code))
     no_new_privileges()
     call("prctl", _PR_SET_SECCOMP, 2, filters, 0, 0)

@@ -77,10 +77,10 @@ def drop_capabilities() -> None:
         try:
             call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
         except OSError as error:
-            if error.errno == errno.EINVAL:  # beyond the last one this kernel knows
-                break
-            if error.errno != errno.EPERM:  # without CAP_SETPCAP there is nothing to lose here
+            # EINVAL: beyond the last one this kernel knows. EPERM: without CAP_SETPCAP there is nothing to lose here.
+            if error.errno not in (errno.EINVAL, errno.EPERM):
                 raise
+            break
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
     call("capset", header, struct.pack("6I", 0, 0, 0, 0, 0, 0))
     no_new_privileges()

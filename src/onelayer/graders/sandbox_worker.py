@@ -15,6 +15,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import resource
 import select
 import signal
@@ -123,16 +124,20 @@ def prepare(in_namespaces: bool, user: int) -> Confinement:
         library = reach_library_by_descriptor()
         if not works(lambda: read_as(user)):
             own_user = None
-    return Confinement(
+    seccomp = works(filters.seccomp_worker)
+    confinement = Confinement(
         pid_namespace=descriptor,
         user=own_user,
         readable=readable,
         library=library,
         landlock=filters.landlock_version() if works(lambda: filters.landlock(readable, ())) else 0,
-        seccomp=works(filters.seccomp),
+        seccomp=seccomp,
         process_allowance=0 if own_user or in_namespaces else processes_of_this_user(),
         proc=proc,
     )
+    if seccomp:
+        filters.seccomp_worker()
+    return confinement
 
 
 def read_as(user: int) -> None:
@@ -141,7 +146,7 @@ def read_as(user: int) -> None:
     for folder in sys.path:
         with contextlib.suppress(FileNotFoundError):  # the interpreter names a packed library that need not exist
             os.stat(folder)
-    next(Path(folder, "os.py") for folder in sys.path if Path(folder, "os.py").exists()).read_bytes()
+            (Path(folder) / "os.py").read_bytes()
 
 
 def reach_library_by_descriptor() -> int:
@@ -154,7 +159,10 @@ def reach_library_by_descriptor() -> int:
     number = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], _FILES) - 1
     os.dup2(descriptor, number)
     os.close(descriptor)
-    sys.path[:] = [path.replace(library, f"/proc/self/fd/{number}", 1) for path in sys.path if Path(path).is_dir()]
+    sys.path[:] = [path for path in sys.path if Path(path).is_dir()]  # a packed library need not exist
+    packages = [module.__path__ for module in sys.modules.values() if isinstance(getattr(module, "__path__", None), list)]
+    for places in (sys.path, *packages):
+        places[:] = [re.sub(f"^{re.escape(library)}(?=/|$)", f"/proc/self/fd/{number}", place) for place in places]
     return number
 
 
@@ -175,7 +183,7 @@ def confine(confinement: Confinement, limits: Limits, directory: str, role: int)
     if sys.platform == "linux":
         protection.drop_capabilities()
     if confinement.seccomp:
-        filters.seccomp(confinement.refused_calls(), os.getpid() if confinement.signals_go_anywhere() else None)
+        filters.seccomp_program(confinement.refused_calls(), os.getpid() if confinement.signals_go_anywhere() else None)
     os.environ.clear()
     tempfile.tempdir = directory
 
@@ -294,7 +302,7 @@ class Worker:
             os.kill(process, signal.SIGKILL)
             statuses[process] = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         if self.confinement.pid_namespace is None:
-            sweep(children)
+            sweep(children, self.descendants.find if self.descendants else list)
         # What lies in its directory cannot shrink any more; between two looks it can have grown.
         if too_much or (watch.directories and not timed_out and watch.look()):
             return -signal.SIGKILL, -signal.SIGKILL, False

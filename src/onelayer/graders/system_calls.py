@@ -1,13 +1,17 @@
 """Which system calls a confined program may make: what Python and its standard library need, and nothing else.
 
 A list of what is allowed, not of what is refused: a call that nobody thought of, or that a newer kernel has, is refused
-too. Some calls are allowed for some arguments only. Here the list is made into a program for the kernel's filter;
-:mod:`~onelayer.graders.filters` puts it in place. Man pages: seccomp(2), syscalls(2).
+too. Some calls are allowed for some arguments only. Here the list is made into instructions for the kernel;
+:mod:`~onelayer.graders.filters` puts them in place. Man pages: seccomp(2), syscalls(2).
+
+The filter has two parts, because the kernel takes time to look through a long one and each program is a new process: the
+long one is put on a worker once, and also leaves it the few calls by which it confines programs. All that it forks have
+it too. The short one takes these few away from a program.
 """
 
 import errno
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 # By name, the number on x86_64 and on aarch64, where there is one. Generic numbers: asm-generic/unistd.h of Linux.
@@ -37,6 +41,10 @@ select:23:- pselect6:270:72 poll:7:- ppoll:271:73 epoll_create:213:- epoll_creat
 epoll_wait:232:- epoll_pwait:281:22 epoll_pwait2:441:441 eventfd:284:- eventfd2:290:19 socketpair:53:199 sendto:44:206
 recvfrom:45:207 sendmsg:46:211 recvmsg:47:212 shutdown:48:210 getsockopt:55:209 setsockopt:54:208 getsockname:51:204
 getpeername:52:205
+"""
+_WORKER_NUMBERS = """
+unshare:272:97 setns:308:268 mount:165:40 chown:92:- fchownat:260:54 setgroups:116:159 setresuid:117:147
+setresgid:119:149 capset:126:91 landlock_create_ruleset:444:444 landlock_add_rule:445:445 landlock_restrict_self:446:446
 """
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 MODES = frozenset("chmod fchmod fchmodat fchmodat2".split())  # noqa: SIM905
@@ -70,7 +78,6 @@ Rule = tuple[int, int, tuple[int, ...], int]
 _RULES: dict[str, tuple[list[Rule], int]] = {
     "clone": ([(0, _NEW_NAMESPACES, (0,), _ALLOW)], _REFUSE),
     "prlimit64": ([(0, _ALL_BITS, (0,), _ALLOW)], _REFUSE),  # its own limits only
-    "prctl": ([(0, _ALL_BITS, _NAME, _ALLOW)], _REFUSE),
     "fcntl": ([(1, _ALL_BITS, _FCNTL, _ALLOW), (1, _ALL_BITS, _FCNTL_LOCKS, _PRETEND)], _REFUSE),
     "ioctl": ([(1, _ALL_BITS, _IOCTL, _ALLOW)], _ERRNO | errno.ENOTTY),
     # Pairs of connected streams: one of datagrams could still send to any socket that has a name.
@@ -79,9 +86,15 @@ _RULES: dict[str, tuple[list[Rule], int]] = {
     "openat": ([(2, *_TRUNCATING, _REFUSE)], _ALLOW),
 }
 
+_PROGRAM_RULES: dict[str, tuple[list[Rule], int]] = {"prctl": ([(0, _ALL_BITS, _NAME, _ALLOW)], _REFUSE)}
 
-def numbers(machine: str) -> dict[str, int]:
-    """The allowed calls by name, with their numbers on ``machine`` ("x86_64" or "aarch64").
+
+def numbers(machine: str, *, of_worker: bool = False) -> dict[str, int]:
+    """The calls that are allowed, or that only a worker may make, with their numbers on ``machine``.
+
+    Args:
+        machine: "x86_64" or "aarch64".
+        of_worker: those of a worker.
 
     Raises:
         OSError: there is no list for it.
@@ -89,13 +102,32 @@ def numbers(machine: str) -> dict[str, int]:
     if machine not in _ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"no list of system calls for {machine}")
     column = list(_ARCHITECTURES).index(machine) + 1
-    rows = [entry.split(":") for entry in _NUMBERS.split()]
+    rows = [entry.split(":") for entry in (_WORKER_NUMBERS if of_worker else _NUMBERS).split()]
     return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
 
 
+Instruction = tuple[int, int, int, int]
+
+
+def worker_filter(machine: str) -> bytes:
+    """Instructions for a worker: calls by another architecture's numbers end the process, others that are not listed fail.
+
+    Raises:
+        OSError: there is no list for ``machine``.
+    """
+    programs, workers = numbers(machine), numbers(machine, of_worker=True)
+    kill = (_RETURN, 0, 0, _KILL)
+    instructions = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, _ARCHITECTURES[machine]), kill, (_LOAD, 0, 0, 0)]
+    instructions += [(_AT_LEAST, 0, 1, _X32_CALLS), kill, *_by_rules(programs, _RULES)]
+    for first, last in _ranges({*programs.values(), *workers.values()} - {number for name, number in programs.items() if name in _RULES}):
+        instructions += [(_AT_LEAST, 0, 2, first), (_AT_LEAST, 1, 0, last + 1), (_RETURN, 0, 0, _ALLOW)]
+    instructions += [(_AT_LEAST, 0, 1, _FIRST_COMMON), (_RETURN, 0, 0, _UNKNOWN), (_RETURN, 0, 0, _REFUSE)]
+    return _packed(instructions)
+
+
 @lru_cache(maxsize=8)
-def filter_program(machine: str, without: frozenset[str] = frozenset(), own_process: int | None = None) -> bytes:
-    """Instructions of the filter: calls by another architecture's numbers end the process, others fail.
+def program_filter(machine: str, without: frozenset[str] = frozenset(), own_process: int | None = None) -> bytes:
+    """Instructions for a program, in a process that has the worker's already.
 
     Args:
         machine: "x86_64" or "aarch64".
@@ -105,26 +137,32 @@ def filter_program(machine: str, without: frozenset[str] = frozenset(), own_proc
     Raises:
         OSError: there is no list for ``machine``.
     """
-    allowed = {name: number for name, number in numbers(machine).items() if name not in without}
-    rules = dict(_RULES)
+    allowed, rules = numbers(machine), dict(_PROGRAM_RULES)
     if own_process is not None:
         rules |= dict.fromkeys(SIGNALS, ([(0, _ALL_BITS, (own_process, 0), _ALLOW)], _REFUSE))
-    kill = (_RETURN, 0, 0, _KILL)
-    program = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, _ARCHITECTURES[machine]), kill, (_LOAD, 0, 0, 0)]
-    program += [(_AT_LEAST, 0, 1, _X32_CALLS), kill]
-    for name in sorted(rules.keys() & allowed.keys()):
+    refused = {*numbers(machine, of_worker=True).values(), *(allowed[name] for name in without & allowed.keys())}
+    instructions = [(_LOAD, 0, 0, 0), *_by_rules(allowed, rules)]
+    for first, last in _ranges(refused):
+        instructions += [(_AT_LEAST, 0, 2, first), (_AT_LEAST, 1, 0, last + 1), (_RETURN, 0, 0, _REFUSE)]
+    return _packed([*instructions, (_RETURN, 0, 0, _ALLOW)])
+
+
+def _by_rules(calls: dict[str, int], rules: dict[str, tuple[list[Rule], int]]) -> Iterator[Instruction]:
+    """Decide the calls that have rules; the number of the call is loaded."""
+    for name in sorted(rules.keys() & calls.keys()):
         tests, otherwise = rules[name]
-        body: list[tuple[int, int, int, int]] = []
+        body: list[Instruction] = []
         for argument, mask, values, action in tests:
             body += [(_LOAD, 0, 0, 16 + 8 * argument), (_AND, 0, 0, mask)]
             for value in values:
                 body += [(_EQUAL, 0, 1, value), (_RETURN, 0, 0, action)]
         body += [(_RETURN, 0, 0, otherwise)]
-        program += [(_EQUAL, 0, len(body), allowed[name]), *body]
-    for first, last in _ranges(number for name, number in allowed.items() if name not in rules):
-        program += [(_AT_LEAST, 0, 2, first), (_AT_LEAST, 1, 0, last + 1), (_RETURN, 0, 0, _ALLOW)]
-    program += [(_AT_LEAST, 0, 1, _FIRST_COMMON), (_RETURN, 0, 0, _UNKNOWN), (_RETURN, 0, 0, _REFUSE)]
-    return b"".join(struct.pack("HBBI", *instruction) for instruction in program)
+        yield (_EQUAL, 0, len(body), calls[name])
+        yield from body
+
+
+def _packed(instructions: Iterable[Instruction]) -> bytes:
+    return b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
 
 
 def _ranges(values: Iterable[int]) -> list[tuple[int, int]]:

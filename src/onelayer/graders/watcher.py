@@ -17,6 +17,7 @@ LOOK_SECONDS = 0.01
 _SHARE = 5  # looking takes at most this part of the time
 DIRECTORY_ENTRIES = 1024
 _BLOCK = 512
+_TRIES = 10
 
 
 def open_proc() -> int | None:
@@ -43,15 +44,19 @@ class Descendants:
     def find(self) -> list[int]:
         """All processes below this one, as ``proc`` numbers them."""
         this = int(os.readlink("self", dir_fd=self.proc))
-        listed = {int(name) for name in os.listdir(self.proc) if name.isdigit()}
-        self._others &= listed
-        parents: dict[int, int] = {}
-        for process in listed - self._others - {this}:
-            with contextlib.suppress(OSError):  # it ended meanwhile
-                parents[process] = int(_read(self.proc, f"{process}/stat").rpartition(")")[2].split()[1])
-        # One whose parent ended before it was read belongs to neither for now: it has another parent next time.
-        self._others |= _offspring({0, *self._others}, parents)
-        return sorted(_offspring({this}, parents))
+        for _ in range(_TRIES):
+            listed = {int(name) for name in os.listdir(self.proc) if name.isdigit()}
+            self._others &= listed
+            parents: dict[int, int] = {}
+            for process in listed - self._others - {this}:
+                with contextlib.suppress(OSError):  # it ended meanwhile
+                    parents[process] = int(_read(self.proc, f"{process}/stat").rpartition(")")[2].split()[1])
+            found = _offspring({this}, parents)
+            self._others |= _offspring({0, *self._others}, parents)
+            if found | self._others >= parents.keys():
+                break
+            # The parent of one ended before it was read. Then the child has another parent now.
+        return sorted(found)
 
 
 def _offspring(ancestors: set[int], parents: dict[int, int]) -> set[int]:
