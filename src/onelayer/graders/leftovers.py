@@ -2,6 +2,7 @@
 
 import os
 import stat
+from pathlib import Path
 
 
 def remove_directory(path: str) -> None:
@@ -18,7 +19,7 @@ def remove_directory(path: str) -> None:
     except FileNotFoundError:
         return  # where nothing keeps a program from its own directory it may have removed it
     if not is_folder:
-        os.unlink(path)
+        Path(path).unlink()
         return
     names = [path]  # from the top to the folder that is open
     folder = _open(path, None)
@@ -34,7 +35,7 @@ def remove_directory(path: str) -> None:
             pending.pop()
         else:
             os.close(folder)
-            os.rmdir(path)
+            Path(path).rmdir()
             return
 
 

@@ -14,7 +14,6 @@ from onelayer.graders.protection import DIRECTORY_BYTES, Limits
 from onelayer.graders.sandbox import Sandbox, SandboxWorker
 
 
-
 def _any(*attempts: str, first: str = "") -> str:
     """A program that ends well if one of the attempts, each of one line, does."""
     tries = (f"try:\n    {attempt}\n    won = True\nexcept Exception: pass\n" for attempt in attempts)
@@ -80,7 +79,9 @@ _ATTACKS = {
         first="import resource" + _C_LIBRARY,
     ),
     "looking into processes": _any(
-        "print(open('/proc/{process}/cmdline').read())", "by_number(312, 272, {process}, {process}, 0, 0, 0)", first=_C_LIBRARY
+        "print(open('/proc/{process}/cmdline').read())",
+        "by_number(312, 272, {process}, {process}, 0, 0, 0)",
+        first=_C_LIBRARY,
     ),
     "memory that stays": _any(
         "call('shmctl', call('shmget', 0, 4096, 0o600), 0, None)",
@@ -102,6 +103,10 @@ _ATTACKS = {
     "disk space": (
         "for n in range({files}): open(str(n), 'wb', 0).write(bytes({file_bytes}))\n"
         "assert open('last', 'wb', 0).write(b'x')"
+    ),
+    "disk space of deleted files": (
+        "import os, time\nfor n in range({files} + 1):\n    file = os.open(str(n), os.O_CREAT | os.O_WRONLY)\n"
+        "    os.unlink(str(n))\n    assert os.write(file, bytes({file_bytes})) == {file_bytes}\ntime.sleep(0.3)"
     ),
     "open files": "import os; files = [os.dup(1) for _ in range({open_files} + 1)]",
     "processes": (

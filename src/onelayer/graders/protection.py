@@ -14,7 +14,8 @@ import struct
 import sys
 from dataclasses import dataclass
 
-_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 24, 36, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 1, 4, 24
+_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _CAPABILITY_VERSION_3 = 0x20080522
 FIRST_USER = 0x70000000
 _FIRST_LOW_USER, _LOW_PAIRS = 30_000, 10_000  # between those that systems give to people and to services
@@ -109,6 +110,11 @@ def change_user(user: int) -> None:
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
+
+
+def be_inspectable() -> None:
+    """Let this process's user look into it again, which a change of user ends."""
+    call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def die_with_parent() -> None:

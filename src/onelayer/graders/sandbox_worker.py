@@ -5,9 +5,10 @@ later program finds nothing of an earlier one, and no tests, in the memory that 
 interpreter that has run nothing but the imports below.
 
 Started with three arguments: the mode, "namespaces" or "plain", the number of a socket, and how many processes a
-program may have. It first says what confines programs, ``{"means": [...]}``. A request is JSON with ``mode`` ("script" or "judge"), ``seconds`` and ``limits``, and open files
-(script: program, input, output; judge: program, tests, verdict). The reply is ``{"status", "awaited", "timed_out",
-"seconds"}``: the exit codes of the program and of the process that was waited for, negative for a signal.
+program may have. It first says what confines programs, ``{"means": [...]}``. A request is JSON with ``mode`` ("script"
+or "judge"), ``seconds`` and ``limits``, and open files (script: program, input, output; judge: program, tests, verdict).
+The reply is ``{"status", "awaited", "timed_out", "seconds"}``: the exit codes of the program and of the process that was
+waited for, negative for a signal.
 """
 
 import contextlib
@@ -145,7 +146,7 @@ def read_as(user: int) -> None:
     protection.change_user(user)
     for folder in sys.path:
         with contextlib.suppress(FileNotFoundError):  # the interpreter names a packed library that need not exist
-            os.stat(folder)
+            Path(folder).stat()
             (Path(folder) / "os.py").read_bytes()
 
 
@@ -160,7 +161,9 @@ def reach_library_by_descriptor() -> int:
     os.dup2(descriptor, number)
     os.close(descriptor)
     sys.path[:] = [path for path in sys.path if Path(path).is_dir()]  # a packed library need not exist
-    packages = [module.__path__ for module in sys.modules.values() if isinstance(getattr(module, "__path__", None), list)]
+    packages = [
+        module.__path__ for module in sys.modules.values() if isinstance(getattr(module, "__path__", None), list)
+    ]
     for places in (sys.path, *packages):
         places[:] = [re.sub(f"^{re.escape(library)}(?=/|$)", f"/proc/self/fd/{number}", place) for place in places]
     return number
@@ -172,14 +175,13 @@ def confine(confinement: Confinement, limits: Limits, directory: str, role: int)
     user = None if confinement.user is None else confinement.user + role
     if confinement.pid_namespace is not None:
         namespaces.mount_empty_directory(directory, DIRECTORY_BYTES, os.getuid() if user is None else user)
-    elif user is not None:
-        os.chown(directory, user, user)
     os.chdir(directory)
     protection.limit_resources(limits, confinement.process_allowance)
     if confinement.landlock:  # before the change of user: these may be folders that the new one cannot name
         filters.landlock((*confinement.readable, *namespaces.DEVICES), (directory, "/dev/null"))
     if user is not None:
         protection.change_user(user)
+        protection.be_inspectable()
     if sys.platform == "linux":
         protection.drop_capabilities()
     if confinement.seccomp:
@@ -222,7 +224,7 @@ class Worker:
             request = json.loads(message)
             limits = Limits(**request["limits"])
             started = time.monotonic()
-            directories = [self._directory(), self._directory()]
+            directories = [self._directory(0), self._directory(1)]
             if request["mode"] == "script":
                 program, text_in, text_out = files
                 child = self._fork(limits, directories[0], 0, [text_in, text_out, self.null, program])
@@ -241,8 +243,13 @@ class Worker:
             reply = {"status": status, "awaited": awaited, "timed_out": timed_out, "seconds": seconds}
             self.control.sendall(json.dumps(reply).encode())
 
-    def _directory(self) -> str:
-        return _DIRECTORY if self.confinement.pid_namespace is not None else tempfile.mkdtemp(prefix="onelayer-")
+    def _directory(self, role: int) -> str:
+        if self.confinement.pid_namespace is not None:
+            return _DIRECTORY  # each process mounts its own there
+        directory = tempfile.mkdtemp(prefix="onelayer-")
+        if self.confinement.user is not None:
+            os.chown(directory, self.confinement.user + role, self.confinement.user + role)
+        return directory
 
     def _remove(self, directory: str) -> None:
         if self.confinement.pid_namespace is None:
@@ -250,8 +257,10 @@ class Worker:
 
     def _watch(self, limits: Limits, judge: int | None, directories: list[str]) -> Watch:
         # In namespaces each directory is a file system with a size of its own.
-        watched = tuple(directories) if self.confinement.pid_namespace is None else ()
-        return Watch(self.descendants, limits.memory_bytes, judge, watched, DIRECTORY_BYTES)
+        if self.confinement.pid_namespace is not None:
+            return Watch(self.descendants, limits.memory_bytes, judge)
+        user = self.confinement.user
+        return Watch(self.descendants, limits.memory_bytes, judge, (directories[0],), DIRECTORY_BYTES, user)
 
     def _fork(self, limits: Limits, directory: str, role: int, files: list[int]) -> int | None:
         """Fork a confined process that holds ``files`` as 0, 1, 2, ...; None in the child."""
@@ -342,7 +351,9 @@ def main(mode: str, control_descriptor: int, processes: int) -> None:
     control = socket.socket(fileno=control_descriptor)
     for name in PRELOADED:
         importlib.import_module(name)
-    user = protection.unused_users(Path("/proc/self/uid_map").read_text() if sys.platform == "linux" else "", os.getpid())
+    user = protection.unused_users(
+        Path("/proc/self/uid_map").read_text() if sys.platform == "linux" else "", os.getpid()
+    )
     group = join_process_group(processes + _OWN_PROCESSES)
     if mode == "namespaces":
         enter_namespaces()

@@ -119,7 +119,9 @@ def worker_filter(machine: str) -> bytes:
     kill = (_RETURN, 0, 0, _KILL)
     instructions = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, _ARCHITECTURES[machine]), kill, (_LOAD, 0, 0, 0)]
     instructions += [(_AT_LEAST, 0, 1, _X32_CALLS), kill, *_by_rules(programs, _RULES)]
-    for first, last in _ranges({*programs.values(), *workers.values()} - {number for name, number in programs.items() if name in _RULES}):
+    for first, last in _ranges(
+        {*programs.values(), *workers.values()} - {number for name, number in programs.items() if name in _RULES}
+    ):
         instructions += [(_AT_LEAST, 0, 2, first), (_AT_LEAST, 1, 0, last + 1), (_RETURN, 0, 0, _ALLOW)]
     instructions += [(_AT_LEAST, 0, 1, _FIRST_COMMON), (_RETURN, 0, 0, _UNKNOWN), (_RETURN, 0, 0, _REFUSE)]
     return _packed(instructions)

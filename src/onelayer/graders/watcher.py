@@ -9,8 +9,9 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 LOOK_SECONDS = 0.01
 """Time between two looks, at least."""
@@ -30,7 +31,7 @@ def open_proc() -> int | None:
 
 def _read(proc: int, name: str) -> str:
     descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
-    with open(descriptor, encoding="ascii", errors="replace") as file:
+    with os.fdopen(descriptor, encoding="ascii", errors="replace") as file:
         return file.read()
 
 
@@ -45,7 +46,7 @@ class Descendants:
         """All processes below this one, as ``proc`` numbers them."""
         this = int(os.readlink("self", dir_fd=self.proc))
         for _ in range(_TRIES):
-            listed = {int(name) for name in os.listdir(self.proc) if name.isdigit()}
+            listed = {int(name) for name in os.listdir(self.proc) if name.isdigit()}  # noqa: PTH208 - of a descriptor
             self._others &= listed
             parents: dict[int, int] = {}
             for process in listed - self._others - {this}:
@@ -127,7 +128,7 @@ def room_of_deleted(proc: int, processes: Iterable[int], device: int) -> int:
         with contextlib.suppress(OSError):  # it ended meanwhile, or is not ours to see
             descriptor = os.open(f"{process}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
             try:
-                numbers = os.listdir(descriptor)
+                numbers = os.listdir(descriptor)  # noqa: PTH208 - of a descriptor
             finally:
                 os.close(descriptor)
             for number in numbers:
@@ -148,6 +149,8 @@ class Watch:
         apart: a process that does not count, as this process numbers it (the tests, which have a limit of their own).
         directories: directories to look at; empty where their file systems have limits.
         directory_bytes: what may lie in each.
+        user: whose processes these are; None: this one's. Without the privilege to look into any process, which root in
+            a container rarely has, only their own user may.
     """
 
     descendants: Descendants | None
@@ -155,6 +158,7 @@ class Watch:
     apart: int | None = None
     directories: tuple[str, ...] = ()
     directory_bytes: int = 0
+    user: int | None = None
     _next: float = field(default_factory=lambda: time.monotonic() + LOOK_SECONDS)
 
     def too_much(self) -> bool:
@@ -169,13 +173,17 @@ class Watch:
 
     def look(self) -> bool:
         """Whether the program holds more than it may, now."""
+        with _acting_as(self.user):
+            return self._look()
+
+    def _look(self) -> bool:
         processes = self.descendants.find() if self.descendants else []
         if self.descendants and self._memory(self.descendants.proc, processes) > self.memory_bytes:
             return True
         for directory in self.directories:
             room = room_below(directory)
             if self.descendants:
-                room += room_of_deleted(self.descendants.proc, processes, os.stat(directory).st_dev)
+                room += room_of_deleted(self.descendants.proc, processes, Path(directory).stat().st_dev)
             if room > self.directory_bytes:
                 return True
         return False
@@ -186,3 +194,18 @@ class Watch:
         if self.apart is not None:
             processes = [process for process in processes if own_number(proc, process) != self.apart]
         return sum(held_memory(proc, process) for process in processes)
+
+
+@contextlib.contextmanager
+def _acting_as(user: int | None) -> Iterator[None]:
+    """Look at files with the rights of ``user``, and be root again afterwards."""
+    if user is None:
+        yield
+        return
+    os.setegid(user)
+    os.seteuid(user)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
