@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-LOOK_SECONDS = 0.01
+LOOK_SECONDS = 0.03
 """Time between two looks, at least."""
 _SHARE = 5  # looking takes at most this part of the time
 DIRECTORY_ENTRIES = 1024
