@@ -235,7 +235,7 @@ class Worker:
                 child, judge = self._start_pair(limits, directories, files)
             for descriptor in files:
                 os.close(descriptor)
-            watch = self._watch(limits, judge, directories)
+            watch = self._watch(limits, child, judge, directories)
             status, awaited, timed_out = self._wait(child, judge, started + request["seconds"], watch)
             for directory in directories:
                 self._remove(directory)
@@ -255,10 +255,11 @@ class Worker:
         if self.confinement.pid_namespace is None:
             remove_directory(directory)
 
-    def _watch(self, limits: Limits, judge: int | None, directories: list[str]) -> Watch:
+    def _watch(self, limits: Limits, child: int, judge: int | None, directories: list[str]) -> Watch:
         # In namespaces each directory is a file system with a size of its own.
         if self.confinement.pid_namespace is not None:
-            return Watch(self.descendants, limits.memory_bytes, judge)
+            newest = child if judge is None else judge if judge == child + 1 else None
+            return Watch(self.descendants, limits.memory_bytes, judge, newest=newest)
         user = self.confinement.user
         return Watch(self.descendants, limits.memory_bytes, judge, (directories[0],), DIRECTORY_BYTES, user)
 

@@ -151,6 +151,8 @@ class Watch:
         directory_bytes: what may lie in each.
         user: whose processes these are; None: this one's. Without the privilege to look into any process, which root in
             a container rarely has, only their own user may.
+        newest: the process that was started last in this process's namespace, if it is the program or its tests. As long
+            as it is the last, the program has no other process, and there is nothing to add up.
     """
 
     descendants: Descendants | None
@@ -159,6 +161,7 @@ class Watch:
     directories: tuple[str, ...] = ()
     directory_bytes: int = 0
     user: int | None = None
+    newest: int | None = None
     _next: float = field(default_factory=lambda: time.monotonic() + LOOK_SECONDS)
 
     def too_much(self) -> bool:
@@ -173,6 +176,8 @@ class Watch:
 
     def look(self) -> bool:
         """Whether the program holds more than it may, now."""
+        if self.newest is not None and self.descendants and _last_started(self.descendants.proc) == self.newest:
+            return False
         with _acting_as(self.user):
             return self._look()
 
@@ -194,6 +199,11 @@ class Watch:
         if self.apart is not None:
             processes = [process for process in processes if own_number(proc, process) != self.apart]
         return sum(held_memory(proc, process) for process in processes)
+
+
+def _last_started(proc: int) -> int:
+    """The process that was started last in this process's namespace."""
+    return int(_read(proc, "loadavg").split()[-1])
 
 
 @contextlib.contextmanager
