@@ -68,10 +68,10 @@ class SandboxWorker:
         other_end.close()
         self._control.settimeout(_START_SECONDS)
         try:
-            ready = self._control.recv(16) == b"ready"
+            ready = self._control.recv(1 << 12)
         except TimeoutError:
             self._process.kill()
-            ready = False
+            ready = b""
         if not ready:
             self._process.wait()
             assert self._process.stderr
@@ -79,6 +79,8 @@ class SandboxWorker:
             self._process.stderr.close()
             self._control.close()
             raise OSError(last_line or "the sandbox's process did not start")
+        self.means: tuple[str, ...] = tuple(json.loads(ready)["means"])
+        """What confines programs here, in words."""
 
     def run(self, mode: str, limits: Limits, seconds: float, files: list[BinaryIO]) -> Execution:
         """Run one program for at most ``seconds`` of wall time.
@@ -165,12 +167,14 @@ class Sandbox:
         chosen, processes = self.mode, self.limits.processes
         self._pool = WorkerPool(lambda: SandboxWorker(chosen, processes), workers or os.cpu_count() or 1)
 
-    def run_script(self, worker: SandboxWorker, program: str, standard_input: str, seconds: float) -> Execution:
-        """Run one program as a script on ``worker``."""
+    def run_script(
+        self, worker: SandboxWorker, program: str, standard_input: str, seconds: float, limits: Limits | None = None
+    ) -> Execution:
+        """Run one program as a script on ``worker``, by default with the limits of this sandbox."""
         contents = [_bytes(program), _bytes(standard_input), b""]
         files = [_file(content) for content in contents]
         try:
-            execution = worker.run("script", self.limits, seconds, files)
+            execution = worker.run("script", limits or self.limits, seconds, files)
             files[2].seek(0)
             return replace(execution, output=files[2].read(self.limits.file_bytes))
         finally:
