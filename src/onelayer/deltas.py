@@ -13,8 +13,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from onelayer.admission import check_finite
 from onelayer.delta_files import delta_file, other_base, read_delta_header
-from onelayer.model import tensors_hash
+from onelayer.model import is_base
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -41,16 +42,16 @@ def read_delta(model: nn.Module, path: Path | str) -> dict[str, Tensor]:
     """
     file = delta_file(path)
     header = read_delta_header(file)
-    # The same base in another type has another hash; from a wider type to a narrower one and back nothing is lost.
-    types = (None, torch.float32, torch.bfloat16, torch.float16)
-    if all(tensors_hash(model, dtype) != header["base_hash"] for dtype in types):
+    if not is_base(model, header["base_hash"]):
         raise other_base(path, header, "this model")
     own = dict(model.named_parameters())
     with safe_open(file, framework="pt") as stored:
-        return {
+        delta = {
             name: stored.get_tensor(name).to(own[name].device, own[name].dtype)
             for name in stored.keys()  # noqa: SIM118 - not a mapping
         }
+    check_finite(delta, f"delta '{path}'")
+    return delta
 
 
 @contextmanager
