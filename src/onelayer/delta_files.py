@@ -101,10 +101,10 @@ def merge(
         UserError: the output folder exists and is not empty, or a value of the delta is too large for its type.
         WriteFailed: the disk refused it.
     """
-    empty_folder(output)
-    own = {name: base.tensor(name).detach().clone() for name in delta}
     weights = as_weights(delta, base)
     check_finite(weights, f"the delta, as {str(base.dtype).removeprefix('torch.')},")
+    empty_folder(output)
+    own = {name: base.tensor(name).detach().clone() for name in delta}
     try:
         with torch.no_grad():
             for name, weight in weights.items():

@@ -43,7 +43,9 @@ def read_delta(model: nn.Module, path: Path | str) -> dict[str, Tensor]:
     file = delta_file(path)
     header = read_delta_header(file)
     if not is_base(model, header["base_hash"]):
-        raise other_base(path, header, "this model")
+        narrow = any(tensor.dtype != torch.float32 for tensor in model.parameters())
+        hint = "; or it was rounded when it was loaded: then load it with dtype=torch.float32" if narrow else ""
+        raise other_base(path, header, f"this model{hint}")
     own = dict(model.named_parameters())
     with safe_open(file, framework="pt") as stored:
         delta = {

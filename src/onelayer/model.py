@@ -120,7 +120,7 @@ def load_base(
     Raises:
         UserError: the model is not there, is damaged, or is of a kind that cannot be profiled layer by layer.
     """
-    from onelayer.admission import check_decoding
+    from onelayer.admission import check_decoding, check_structure
 
     config = read_config(name, revision=revision, trust_remote_code=trust_remote_code)
     check_weights(name, revision)
@@ -134,6 +134,7 @@ def load_base(
     rounds = torch.promote_types(saved, dtype) != dtype
     hash = tensors_hash(load_module(name, config, dtype=saved, **source)) if rounds else None
     module = load_module(name, config, dtype=dtype, **source)
+    check_structure(outline(module, name=name))
     base = wrap_model(module.to(device), tokenizer, name=name, revision=revision, hash=hash)
     check_decoding(base)
     prepack(base.module)
@@ -232,15 +233,19 @@ def _find_layers(module: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
 
 def _find_parts(module: nn.Module, layers_path: str, head: nn.Linear, tied: bool) -> dict[str, Part]:
     parts: dict[str, Part] = {}
+    above = False
     for name, tensor in module.named_parameters():
         if name.startswith(layers_path + "."):
+            above = True
             index, _, inside = name.removeprefix(layers_path + ".").partition(".")
             parts[name] = Part(int(index), _module_kind(inside))
         elif (tensor is head.weight and not tied) or (head.bias is not None and tensor is head.bias):
             parts[name] = Part(None, "head")
         else:
-            # What is neither layers, head nor a norm feeds the first layer: token and position embeddings.
-            parts[name] = Part(None, "final_norm" if _is_norm(name) else "embed")
+            # What is neither layers, head nor final norm feeds the first layer: token and position embeddings, and
+            # Bloom's norm of these. LFM2's embedding_norm comes after the layers, and OPT names its final norm before them.
+            final = _is_norm(name) and (above or "embed" not in name)
+            parts[name] = Part(None, "final_norm" if final else "embed")
     return parts
 
 

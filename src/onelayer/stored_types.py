@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from onelayer.admission import check_finite
 from onelayer.model_source import INDEX, WEIGHTS, model_path, reading
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -55,14 +56,19 @@ def widest(types: Mapping[str, torch.dtype]) -> torch.dtype:
 
 
 def keep_types(folder: Path, types: Mapping[str, torch.dtype]) -> None:
-    """Store the tensors of a checkpoint that was just written in the types that they had in another one."""
+    """Store the tensors of a checkpoint that was just written in the types that they had in another one.
+
+    Raises:
+        UserError: a value is too large for its type.
+    """
     size = 0
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as stored:
             metadata = stored.metadata()
             before = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
         after = {name: tensor.to(_type_of(name, tensor, types)) for name, tensor in before.items()}
-        if any(after[name].dtype != tensor.dtype for name, tensor in before.items()):
+        if changed := {name: after[name] for name, tensor in before.items() if after[name].dtype != tensor.dtype}:
+            check_finite(changed, "the merged checkpoint, in the types of its base,")
             # Into another file: the tensors may lie in this one, mapped into memory.
             save_file(after, file.with_suffix(".part"), metadata=metadata)
             file.with_suffix(".part").replace(file)
