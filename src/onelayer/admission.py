@@ -190,7 +190,9 @@ def check_decoding(base: "BaseModel") -> None:
 
 def _distance(states: Tensor, others: Tensor) -> Tensor:
     """How far each row of hidden states is from another, relative to that one's size."""
-    return (states.float() - others.float()).norm(dim=-1) / others.float().norm(dim=-1).clamp(min=1e-6)
+    size: Tensor = others.float().norm(dim=-1).clamp(min=1e-6)
+    away: Tensor = (states.float() - others.float()).norm(dim=-1)
+    return away / size
 
 
 def _tokens(base: "BaseModel", count: int) -> Tensor:

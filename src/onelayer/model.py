@@ -126,7 +126,7 @@ def load_base(
     check_weights(name, revision)
     if dtype is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else config.dtype or torch.bfloat16
-    source = {"revision": revision, "trust_remote_code": trust_remote_code}
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with reading(name):
         tokenizer = load_tokenizer(model_path(name), **source)
     # Rounded, the tensors would no longer say which checkpoint they are.
@@ -303,9 +303,8 @@ def is_base(module: nn.Module, hash: str, own: str | None = None) -> bool:
         return True
     rounded = (torch.bfloat16, torch.float16)
     # A base that was held in another type than float32 was once hashed in that type.
-    return any(
-        tensors_hash(module, **way) == hash
-        for way in (*({"through": t} for t in rounded), *({"dtype": t} for t in (*rounded, None)))
+    return any(tensors_hash(module, through=dtype) == hash for dtype in rounded) or any(
+        tensors_hash(module, dtype) == hash for dtype in (*rounded, None)
     )
 
 
