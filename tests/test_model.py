@@ -109,7 +109,7 @@ def test_damaged_and_missing_folders(model_folder: Callable[..., Path], tmp_path
         "bundled:nothing": "no bundled model",
         damaged(lambda folder: (folder / "config.json").unlink()): "no config.json",
         damaged(lambda folder: (folder / "config.json").write_text("{")): "cannot be loaded",
-        damaged(lambda folder: (folder / "model.safetensors").unlink()): "cannot be loaded",
+        damaged(lambda folder: (folder / "model.safetensors").unlink()): "holds no weights",
         damaged(cut): "cannot be loaded",
         damaged(edit_config(num_hidden_layers=5)): "cannot be loaded",
         damaged(edit_config(num_hidden_layers=5, layer_types=["full_attention"] * 5)): "tensors are missing",

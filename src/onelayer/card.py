@@ -11,7 +11,7 @@ import yaml
 from onelayer import __version__
 from onelayer.config_sources import read_yaml
 from onelayer.estimates import Estimate, mean_over_problems
-from onelayer.model import BUNDLED_PREFIX
+from onelayer.model_source import BUNDLED_PREFIX
 from onelayer.profile import ArmProfile, Profile
 from onelayer.records import read_record
 from onelayer.scores import ArmScores, read_scores

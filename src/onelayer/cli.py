@@ -129,13 +129,14 @@ def merge(delta: str, output: str, delta_only: bool, config_file: str | None, pr
     """Write a plain Hugging Face checkpoint of the base with a delta in place, with a model card.
 
     The base is the one that the delta names, unless --model says otherwise. DELTA is a delta.safetensors or its folder.
+    Every tensor keeps the type that it has in the base's checkpoint, unless --dtype names one for all.
 
     Example: onelayer merge runs/a/arms/layer-03 --output runs/merged
     """
     from onelayer.card import Origin, model_card
     from onelayer.delta_files import copy_delta, delta_file, read_delta_for, read_delta_header
     from onelayer.delta_files import merge as merge_delta
-    from onelayer.setup import command_line, load_model
+    from onelayer.setup import command_line, load_to_merge
 
     path = delta_file(delta)
     header = read_delta_header(path)
@@ -145,8 +146,9 @@ def merge(delta: str, output: str, delta_only: bool, config_file: str | None, pr
     else:
         if flags["model"] is None:
             flags["model"], flags["revision"] = header["base_model"], flags["revision"] or header["revision"]
-        base = load_model(build_config(ModelConfig, flags, config_file, preset))
-        merge_delta(read_delta_for(base, path), base, Path(output), card)
+        config = build_config(ModelConfig, flags, config_file, preset)
+        base, types = load_to_merge(config)
+        merge_delta(read_delta_for(base, path), base, Path(output), card, types)
     echo(f"{'delta' if delta_only else 'merged checkpoint'}: {output}")
 
 

@@ -16,13 +16,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from onelayer.admission import check_finite
 from onelayer.doors import require_file
 from onelayer.errors import UserError
 from onelayer.files import atomic_folder, atomic_path, checksum, empty_folder
 from onelayer.lines import parse_json
-from onelayer.model import BaseModel, parts_of
+from onelayer.model import BaseModel, is_base, parts_of
 from onelayer.plan import Part, parse_plan, resolve
 from onelayer.records import read_record
+from onelayer.stored_types import keep_types
 
 DELTA = "delta.safetensors"
 
@@ -50,7 +52,7 @@ def read_delta_for(base: BaseModel, path: Path) -> dict[str, Tensor]:
         UserError: no such file, a damaged one, a delta that belongs to another base, or one that is not its plan's.
     """
     header = read_delta_header(path)
-    if header["base_hash"] != base.hash:
+    if not is_base(base.module, header["base_hash"], base.hash):
         raise other_base(path, header, f"'{base.name}'")
     return read_tensors(path, header, base.module)
 
@@ -139,11 +141,7 @@ def read_tensors(path: Path, header: Mapping[str, Any], module: nn.Module) -> di
             if shape != right:
                 raise UserError(f"delta '{path}': tensor '{name}' has the shape {shape}, and the base's {right}")
         tensors = {name: file.get_tensor(name) for name in names}
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise UserError(
-                f"delta '{path}': tensor '{name}' holds values that are not finite, so nothing runs with it"
-            )
+    check_finite(tensors, f"delta '{path}'")
     return tensors
 
 
@@ -199,28 +197,38 @@ def other_base(path: Path | str, header: Mapping[str, Any], model: str) -> UserE
 
 
 def as_weights(delta: Mapping[str, Tensor], base: BaseModel) -> dict[str, Tensor]:
-    """A delta in the base's type and on its device, ready to be worn."""
-    return {name: tensor.to(base.device, base.dtype) for name, tensor in delta.items()}
+    """A delta in the types of the base's own tensors and on its device, ready to be worn."""
+    return {name: tensor.to(base.device, base.tensor(name).dtype) for name, tensor in delta.items()}
 
 
-def merge(delta: Mapping[str, Tensor], base: BaseModel, output: Path, card: str | None = None) -> None:
-    """Write a plain Hugging Face checkpoint of the base with the delta in place, in the base's type, with its tokenizer.
+def merge(
+    delta: Mapping[str, Tensor],
+    base: BaseModel,
+    output: Path,
+    card: str | None = None,
+    types: Mapping[str, torch.dtype] | None = None,
+) -> None:
+    """Write a plain Hugging Face checkpoint of the base with the delta in place, with its tokenizer.
 
-    The folder is there whole or not at all, with ``card`` as its README.md.
+    The folder is there whole or not at all, with ``card`` as its README.md. ``types`` are those of the base's own
+    checkpoint, by names in its files; by default the tensors are written in the types that they have in memory.
 
     Raises:
-        UserError: the output folder exists and is not empty.
+        UserError: the output folder exists and is not empty, or a value of the delta is too large for its type.
         WriteFailed: the disk refused it.
     """
+    weights = as_weights(delta, base)
+    check_finite(weights, f"the delta, as {str(base.dtype).removeprefix('torch.')},")
     empty_folder(output)
     own = {name: base.tensor(name).detach().clone() for name in delta}
-    weights = as_weights(delta, base)
     try:
         with torch.no_grad():
             for name, weight in weights.items():
                 base.tensor(name).copy_(weight)
         with atomic_folder(output) as folder:
             base.module.save_pretrained(folder)  # type: ignore[operator]
+            if types:
+                keep_types(folder, types)
             base.tokenizer.save_pretrained(folder)
             if card is not None:
                 (folder / "README.md").write_text(card, encoding="utf-8")

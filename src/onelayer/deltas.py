@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from onelayer.delta_files import delta_file, other_base, read_delta_header, read_tensors
-from onelayer.model import tensors_hash
+from onelayer.model import is_base
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -40,10 +40,10 @@ def read_delta(model: nn.Module, path: Path | str) -> dict[str, Tensor]:
     """
     file = delta_file(path)
     header = read_delta_header(file)
-    # The same base in another type has another hash; from a wider type to a narrower one and back nothing is lost.
-    types = (None, torch.float32, torch.bfloat16, torch.float16)
-    if all(tensors_hash(model, dtype) != header["base_hash"] for dtype in types):
-        raise other_base(path, header, "this model")
+    if not is_base(model, header["base_hash"]):
+        narrow = any(tensor.dtype != torch.float32 for tensor in model.parameters())
+        hint = "; or it was rounded when it was loaded: then load it with dtype=torch.float32" if narrow else ""
+        raise other_base(path, header, f"this model{hint}")
     own = dict(model.named_parameters())
     tensors = read_tensors(file, header, model)
     return {name: tensor.to(own[name].device, own[name].dtype) for name, tensor in tensors.items()}

@@ -8,20 +8,18 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from onelayer.doors import require_files
 from onelayer.errors import UserError
+from onelayer.model_source import check_weights, read_config, reading
+from onelayer.model_source import model_path as model_path  # what a script asks for
 from onelayer.plan import Part
 from onelayer.prepacked import prepack
+from onelayer.stored_types import stored_types, widest
 from onelayer.tokenizer import load_tokenizer
-
-BUNDLED_PREFIX = "bundled:"
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,8 @@ class BaseModel:
     tokenizer: Any
     stop_token_ids: tuple[int, ...]
     hash: str
-    """SHA-256 over names, types, shapes and bytes of all tensors: a delta names the base it belongs to by it."""
+    """SHA-256 over names, shapes and values of all tensors as the checkpoint has them, in whatever type they were loaded: a
+    delta names the base it belongs to by it."""
 
     @property
     def num_layers(self) -> int:
@@ -121,73 +120,68 @@ def load_base(
     Raises:
         UserError: the model is not there, is damaged, or is of a kind that cannot be profiled layer by layer.
     """
+    from onelayer.admission import check_decoding, check_structure
+
+    config = read_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    check_weights(name, revision)
+    if dtype is None:
+        dtype = torch.float32 if torch.device(device).type == "cpu" else config.dtype or torch.bfloat16
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with reading(name):
+        tokenizer = load_tokenizer(model_path(name), **source)
+    # Rounded, the tensors would no longer say which checkpoint they are.
+    saved = widest(stored_types(name, revision))
+    rounds = torch.promote_types(saved, dtype) != dtype
+    hash = tensors_hash(load_module(name, config, dtype=saved, **source)) if rounds else None
+    module = load_module(name, config, dtype=dtype, **source)
+    check_structure(outline(module, name=name))
+    base = wrap_model(module.to(device), tokenizer, name=name, revision=revision, hash=hash)
+    check_decoding(base)
+    prepack(base.module)
+    return base
+
+
+def load_module(name: str, config: Any, *, dtype: torch.dtype, **source: Any) -> nn.Module:
+    """The model of a checkpoint on the CPU in a type, all of its tensors read.
+
+    Raises:
+        UserError: tensors are missing, or cannot be read.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-
-    path = model_path(name)
-    source = {"revision": revision, "trust_remote_code": trust_remote_code}
-    saved = checkpoint_dtype(name, revision, trust_remote_code)
-    if dtype is None:
-        dtype = torch.float32 if torch.device(device).type == "cpu" else saved
-    with _reading(name):
+    with reading(name):
         module, info = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True, **source
+            model_path(name), config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
         )
-        tokenizer = load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code)
     if info["missing_keys"] or info["mismatched_keys"]:
         lost = sorted([*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
         raise UserError(
             f"model '{name}' is incomplete: {len(lost)} tensors are missing or of another shape, the first is {lost[0]}"
         )
-    base = wrap_model(module.to(device), tokenizer, name=name, revision=revision)
-    prepack(base.module)
-    return base
+    found: nn.Module = module
+    return found
 
 
-def checkpoint_dtype(name: str, revision: str | None, trust_remote_code: bool) -> torch.dtype:
-    """The type that a model was saved in, as far as its configuration says; else bfloat16.
-
-    Raises:
-        UserError: as :func:`read_config`.
-    """
-    config = read_config(name, revision=revision, trust_remote_code=trust_remote_code)
-    return config.dtype or torch.bfloat16
-
-
-def read_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The transformers configuration of a model; no weights are read.
-
-    Raises:
-        UserError: the model is not there, or of a kind that cannot be profiled layer by layer.
-    """
-    from transformers import AutoConfig
-
-    path = model_path(name)
-    with _reading(name):
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    if getattr(config, "is_encoder_decoder", False):
-        raise UserError(f"model '{name}' is an encoder-decoder; onelayer profiles decoder-only causal language models")
-    if getattr(config, "quantization_config", None) is not None:
-        raise UserError(f"model '{name}' has quantised weights, which cannot be trained; use its unquantised version")
-    return config
-
-
-def wrap_model(module: nn.Module, tokenizer: Any, *, name: str, revision: str | None = None) -> BaseModel:
+def wrap_model(
+    module: nn.Module, tokenizer: Any, *, name: str, revision: str | None = None, hash: str | None = None
+) -> BaseModel:
     """Freeze a model that is already in memory and find its parts.
 
+    ``hash`` is that of the checkpoint, where the model has not all of its bits.
+
     Raises:
-        UserError: no single list of decoder layers, no plain linear head, logits that are more than the head's output, or
-            no token that ends a completion.
+        UserError: no single list of decoder layers, no plain linear head, weights that are not finite, logits that are more
+            than the head's output, or no token that ends a completion.
     """
-    base = replace(
-        outline(module, name=name, revision=revision),
-        tokenizer=tokenizer,
-        stop_token_ids=_stop_tokens(module, tokenizer, name),
-        hash=tensors_hash(module),
-    )
-    _check_head(base)
+    from onelayer.admission import check_finite, check_head
+
+    base = outline(module, name=name, revision=revision)
+    check_finite(dict(module.named_parameters()), f"model '{name}'")
+    stops = _stop_tokens(module, tokenizer, name)
+    base = replace(base, tokenizer=tokenizer, stop_token_ids=stops, hash=hash or tensors_hash(module))
+    check_head(base)
     return base
 
 
@@ -219,37 +213,6 @@ def outline(module: nn.Module, *, name: str, revision: str | None = None) -> Bas
     )
 
 
-def model_path(name: str) -> str:
-    """Where a model's name leads: a bundled folder, a local folder, or the name itself for the hub.
-
-    Raises:
-        UserError: no bundled model of that name, a path that is not a model folder, or one with a pipe in it.
-    """
-    if name.startswith(BUNDLED_PREFIX):
-        bundled = resources.files("onelayer") / "bundled"
-        known = sorted(entry.name for entry in bundled.iterdir() if (entry / "config.json").is_file())
-        if name.removeprefix(BUNDLED_PREFIX) not in known:
-            raise UserError(
-                f"there is no bundled model '{name}'; there are {', '.join(BUNDLED_PREFIX + k for k in known)}"
-            )
-        return str(bundled / name.removeprefix(BUNDLED_PREFIX))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"folder '{name}' holds no model: it has no config.json")
-        require_files(folder)
-        return str(folder)
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise UserError(
-            f"there is no model folder '{name}'; give a folder, a hub name like Qwen/Qwen3-1.7B-Base, or {_example()}"
-        )
-    return name
-
-
-def _example() -> str:
-    return f"{BUNDLED_PREFIX}qwen3-arithmetic"
-
-
 def parts_of(module: nn.Module, name: str) -> tuple[dict[str, Part], bool]:
     """Part of each tensor of a model, as :class:`BaseModel` has them, and whether its head is tied; nothing is changed.
 
@@ -259,16 +222,6 @@ def parts_of(module: nn.Module, name: str) -> tuple[dict[str, Part], bool]:
     layers_path, _ = _find_layers(module, name)
     head, tied = _find_head(module, name)
     return _find_parts(module, layers_path, head, tied), tied
-
-
-@contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Whatever the loaders of transformers raise about a model's files becomes one sentence."""
-    try:
-        yield
-    except Exception as error:  # a dozen types over the loaders' versions: OSError, SafetensorError, validation errors
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"model '{name}' cannot be loaded: {reason}") from error
 
 
 def _find_layers(module: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
@@ -296,15 +249,19 @@ def _find_head(module: nn.Module, name: str) -> tuple[nn.Linear, bool]:
 
 def _find_parts(module: nn.Module, layers_path: str, head: nn.Linear, tied: bool) -> dict[str, Part]:
     parts: dict[str, Part] = {}
+    above = False
     for name, tensor in module.named_parameters():
         if name.startswith(layers_path + "."):
+            above = True
             index, _, inside = name.removeprefix(layers_path + ".").partition(".")
             parts[name] = Part(int(index), _module_kind(inside))
         elif (tensor is head.weight and not tied) or (head.bias is not None and tensor is head.bias):
             parts[name] = Part(None, "head")
         else:
-            # What is neither layers, head nor a norm feeds the first layer: token and position embeddings.
-            parts[name] = Part(None, "final_norm" if _is_norm(name) else "embed")
+            # What is neither layers, head nor final norm feeds the first layer: token and position embeddings, and
+            # Bloom's norm of these. LFM2's embedding_norm comes after the layers, and OPT names its final norm before them.
+            final = _is_norm(name) and (above or "embed" not in name)
+            parts[name] = Part(None, "final_norm" if final else "embed")
     return parts
 
 
@@ -336,24 +293,35 @@ def _stop_tokens(module: nn.Module, tokenizer: Any, name: str) -> tuple[int, ...
     return tuple(sorted(stops))
 
 
-def _check_head(base: BaseModel) -> None:
-    """Log-probabilities are computed from the head in chunks: refuse models that do more to their logits than the head."""
-    ids = torch.arange(4, device=base.device).remainder(base.head.out_features)[None]
-    with torch.no_grad():
-        logits = base.module(input_ids=ids, use_cache=False).logits
-        plain = base.head(base.decoder(input_ids=ids, use_cache=False).last_hidden_state)
-    if not torch.allclose(logits, plain, rtol=1e-3, atol=1e-3):
-        raise UserError(f"model '{base.name}' scales or caps its logits after the head, which is not supported")
+def tensors_hash(
+    module: nn.Module, dtype: torch.dtype | None = torch.float32, *, through: torch.dtype | None = None
+) -> str:
+    """SHA-256 over names, types, shapes and bytes of all parameters in a type, by way of another one if need be.
 
-
-def tensors_hash(module: nn.Module, dtype: torch.dtype | None = None) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters, as they are or as they would be in another type."""
+    In float32 a checkpoint has one hash, whichever type that holds all of its values it was loaded in. ``dtype`` None
+    takes each tensor as it is.
+    """
     digest = hashlib.sha256()
     for name, parameter in module.named_parameters():
-        tensor = parameter.detach().to("cpu", dtype or parameter.dtype).contiguous()
+        own = parameter.detach().to("cpu", through or parameter.dtype)
+        tensor = own.to(dtype or parameter.dtype).contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def is_base(module: nn.Module, hash: str, own: str | None = None) -> bool:
+    """Whether a hash names a model, whose own hash is ``own`` where that is known.
+
+    Also where the delta's base was this one, rounded to a narrower type: that loses nothing of what the hash says.
+    """
+    if hash == (own or tensors_hash(module)):
+        return True
+    rounded = (torch.bfloat16, torch.float16)
+    # A base that was held in another type than float32 was once hashed in that type.
+    return any(tensors_hash(module, through=dtype) == hash for dtype in rounded) or any(
+        tensors_hash(module, dtype) == hash for dtype in (*rounded, None)
+    )
 
 
 def fingerprint(tensor: Tensor) -> int:

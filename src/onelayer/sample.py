@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onelayer.cache import new_cache
+from onelayer.cache import new_cache, select_rows
 from onelayer.logprobs import position_ids
 from onelayer.model import BaseModel
 from onelayer.pack import Packed, packable, packed
@@ -192,7 +192,7 @@ def generate(
     hidden, position = output.last_hidden_state[:, -1], position[:, -1:]
     if len(first) < count or len(ids) != total:
         copies = source[slots].to(device)
-        cache.batch_select_indices(copies)
+        select_rows(cache, copies)
         hidden, mask, position = hidden[copies], mask[copies], position[copies]
     if blocks:
         blocks.resize(torch.bincount(owner).tolist(), total)
@@ -216,7 +216,7 @@ def generate(
             # Live rows first, then finished ones to fill up; the order among the live rows stays.
             keep = torch.argsort((~live).to(torch.int8), stable=True)[: max(remaining, min_rows)]
             slots, live, keep = slots[keep], live[keep], keep.to(device)
-            cache.batch_select_indices(keep)
+            select_rows(cache, keep)
             chosen, position, mask = (t[keep] for t in (chosen, position, mask))
             if blocks:
                 blocks.resize(torch.bincount(owner[slots[live]]).tolist(), len(keep))

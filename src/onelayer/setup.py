@@ -11,7 +11,9 @@ from onelayer.config import ModelConfig, TrainConfig
 from onelayer.errors import UserError
 from onelayer.graders.code_sandbox import shared_sandbox
 from onelayer.model import BaseModel, load_base
+from onelayer.model_source import check_weights
 from onelayer.prompts import EncodedSplit, check_stop_tokens, encode_prompt, encode_split
+from onelayer.stored_types import stored_types, widest
 from onelayer.tasks import get_task, require_known
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Split, Task
@@ -89,6 +91,28 @@ def load_model(config: ModelConfig) -> BaseModel:
     elif "OMP_NUM_THREADS" not in os.environ and base.num_parameters < TINY_MODEL:
         torch.set_num_threads(1)
     return base
+
+
+def load_to_merge(config: ModelConfig) -> tuple[BaseModel, dict[str, torch.dtype] | None]:
+    """The base with all bits of its checkpoint, and the types of the checkpoint's tensors by their names in its files.
+
+    With ``dtype`` the base is in that type, and no types are kept.
+
+    Raises:
+        UserError: as :func:`load_model`.
+    """
+    if config.dtype != "auto":
+        return load_model(config), None
+    check_weights(config.model, config.revision)
+    types = stored_types(config.model, config.revision)
+    base = load_base(
+        config.model,
+        revision=config.revision,
+        dtype=widest(types),
+        device="cpu" if config.device == "auto" else config.device,
+        trust_remote_code=config.trust_remote_code,
+    )
+    return base, types
 
 
 def load_splits(base: BaseModel, task: Task, config: TrainConfig) -> dict[Split, EncodedSplit]:

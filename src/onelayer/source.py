@@ -14,7 +14,7 @@ WITHOUT_EFFECT = {
         "events records progress screen tracking trajectories",  # told while it runs
         "contrasts contribution recommend compare profile judge score_csv elsewhere combine vote tables card deltas",
         "evaluation harness estimates results",  # scored apart from a run
-        "architectures cost memory plan_table",  # told beforehand
+        "architectures cost memory plan_table admission stored_types",  # told or refused beforehand
     )
     for name in line.split()
 }

@@ -20,7 +20,8 @@ from onelayer.engines.versions import check_versions
 from onelayer.errors import UserError
 from onelayer.events import Said
 from onelayer.manifest import build_manifest, flat, short
-from onelayer.model import BaseModel, checkpoint_dtype, load_base
+from onelayer.model import BaseModel, load_base
+from onelayer.model_source import checkpoint_dtype
 from onelayer.prompts import EncodedSplit
 from onelayer.run import Run
 from onelayer.setup import load_model

@@ -30,6 +30,7 @@ from onelayer.engines.weights import send_only_trained
 from onelayer.errors import RunStopped, UserError
 from onelayer.files import write_json
 from onelayer.model import BaseModel, wrap_model
+from onelayer.model_source import check_weights, read_config
 from onelayer.specs import ArmSpec, spec_of
 from onelayer.tokenizer import load_tokenizer
 from onelayer.tracking import append_records, numbers
@@ -370,6 +371,9 @@ def _as_base(model: "str | PreTrainedModel | BaseModel", args: GRPOConfig, token
             options.setdefault("dtype", "auto" if args.bf16 else torch.float32)
             options.setdefault("trust_remote_code", args.trust_remote_code)
             options["device_map"] = None
+            # Before transformers reads them: the files may ask for code from elsewhere.
+            read_config(model, revision=revision, trust_remote_code=bool(options["trust_remote_code"]))
+            check_weights(model, revision)
             model = create_model_from_path(model, **options)
         tokenizer = tokenizer or load_tokenizer(
             name, revision=revision, padding_side="left", trust_remote_code=args.trust_remote_code

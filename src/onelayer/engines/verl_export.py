@@ -14,7 +14,8 @@ import yaml
 from onelayer.config import TrainConfig
 from onelayer.errors import UserError
 from onelayer.files import atomic_folder, empty_folder
-from onelayer.model import BaseModel, model_path
+from onelayer.model import BaseModel
+from onelayer.model_source import model_path
 from onelayer.specs import ArmSpec
 
 ADVANTAGE_EPSILON = 1e-6
