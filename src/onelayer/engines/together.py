@@ -19,6 +19,7 @@ import torch
 from onelayer import episodes, rollout
 from onelayer.config import TrainConfig
 from onelayer.delta_files import as_weights
+from onelayer.engines import ending  # noqa: F401 - its import is enough
 from onelayer.engines.versions import check_versions
 from onelayer.errors import RunStopped, UserError
 from onelayer.loop import Record
