@@ -26,6 +26,7 @@ from onelayer.arm import OptimizerSettings
 from onelayer.batch import Batch
 from onelayer.config import TrainConfig
 from onelayer.engines.trl import OneLayerGRPOTrainer
+from onelayer.engines.trl_completions import Written
 from onelayer.engines.trl_options import grpo_config, update_sizes
 from onelayer.engines.trl_records import MEANS, Records, Watched
 from onelayer.errors import RunStopped, UserError
@@ -65,11 +66,12 @@ def train_arm(
     config: TrainConfig,
     on_record: Callable[[Record], None],
     score: Callable[[BaseModel], float] | None = None,
+    on_completions: Callable[[int, Written], None] | None = None,
 ) -> Trained:
     """Train an arm. ``base`` becomes the arm's policy and cannot be used as the base again.
 
     Every process calls this with the same arguments. ``on_record`` takes a step's metrics; ``score`` is called every
-    ``eval_steps`` with the policy.
+    ``eval_steps`` with the policy. ``on_completions`` takes a step's completions, with TRL's option ``log_completions``.
 
     Raises:
         UserError: options that do not fit.
@@ -77,7 +79,7 @@ def train_arm(
     """
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = ArmTrainer(base, spec, task, data, config, scratch, on_record, score)
+        trainer = ArmTrainer(base, spec, task, data, config, scratch, on_record, score, on_completions)
         trainer.train()
         delta = trainer.delta()
     trainer.accelerator.free_memory()
@@ -108,6 +110,7 @@ class ArmTrainer(OneLayerGRPOTrainer):
         output: str,
         on_record: Callable[[Record], None],
         score: Callable[[BaseModel], float] | None,
+        on_completions: Callable[[int, Written], None] | None = None,
     ) -> None:
         self._task, self._data, self.config = task, data, config
         self.settings: OptimizerSettings = optimizer_settings(spec, config)
@@ -133,9 +136,12 @@ class ArmTrainer(OneLayerGRPOTrainer):
         self._weights: list[float] = []
         self._sums: dict[str, float] = defaultdict(float)
         self._batch: Batch | None = None
+        self._paid: list[float | None] = []
         self._logps: dict[tuple[tuple[int, ...], tuple[int, ...]], list[float]] = {}
+        # TRL's log has neither these prompts nor these rewards.
+        self.log_completions = False
         self.remove_callback(PrinterCallback)
-        self.add_callback(Records(self, on_record, score))
+        self.add_callback(Records(self, on_record, score, on_completions if args.log_completions else None))
 
     # --- rollouts
 
@@ -161,17 +167,32 @@ class ArmTrainer(OneLayerGRPOTrainer):
             if not any(episode.turns for episode in every if episode.reason != "error"):
                 raise RunStopped(f"arm {self.spec.name}: no episode of step {step} could be played")
             batch = episodes.to_batch(every, config)
+            self._paid = episodes.paid_by_row(every, config)
             return batch, episodes.metrics_of(every, batch, config)
         rows = rollout.rows_of(data, samples)
         width = max(len(data.tokens[index]) for index in indices)
         (completions,) = self._complete(self.base, [{}], [rows], [key], sampling, width=width, max_rows=config.max_rows)
         grades = rollout.grade_rows(self.base, self._task, data, samples, completions, Patience.of(config))
         shares = self._gather([([row.prompt for row in rows], completions, grades)])
+        every_grade = [grade for _, _, own in shares for grade in own]
+        self._paid = [grade.reward for grade in every_grade]
         return rollout.to_batch(
             [prompt for prompts, _, _ in shares for prompt in prompts],
             concatenate([share for _, share, _ in shares]),
-            [grade for _, _, own in shares for grade in own],
+            every_grade,
             config,
+        )
+
+    def written(self) -> Written:
+        """What the whole step wrote, of all processes."""
+        batch, decode = self._batch, self.base.tokenizer.decode
+        assert batch is not None
+        completed = zip(batch.completions.ids, batch.completions.lengths.tolist(), strict=True)
+        return Written(
+            [decode(list(prompt)) for prompt in batch.prompts],
+            [decode(ids[:length], skip_special_tokens=True) for ids, length in completed],
+            self._paid,
+            batch.advantages.tolist(),
         )
 
     def _gather(self, own: list[Any]) -> list[Any]:
