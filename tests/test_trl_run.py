@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -16,11 +19,11 @@ from accelerate import PartialState
 from safetensors.torch import load_file
 
 from onelayer.config import TrainConfig
-from onelayer.engines.together import in_order
+from onelayer.engines.together import Together, in_order
 from onelayer.engines.trl_arm import ArmTrainer, train_arm
 from onelayer.engines.trl_completions import Written, show_completions
 from onelayer.engines.trl_options import update_sizes
-from onelayer.errors import UserError
+from onelayer.errors import RunStopped, UserError
 from onelayer.judge import judge_scan
 from onelayer.loop import Training, train_step
 from onelayer.model import BaseModel, load_base
@@ -281,6 +284,18 @@ def test_two_processes_make_the_same_arm_and_eval_scores_it(onelayer: Command, t
     )
     assert (code, err) == (0, "")
     assert json.loads(Path("scored/results.json").read_text())["plan"] == "mid:2"
+
+
+@pytest.mark.parametrize("error", [RunStopped("mine"), None])
+def test_an_error_is_told_also_where_the_others_are_gone(error: RunStopped | None) -> None:
+    def tell(command: Any) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    together: Any = SimpleNamespace(is_main=True, _listening=True, _tell=tell)
+    with pytest.raises(RunStopped if error else RuntimeError), ExitStack() as stack:
+        stack.push(partial(Together.__exit__, together))
+        if error:
+            raise error
 
 
 OWN = (

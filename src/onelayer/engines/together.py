@@ -4,6 +4,7 @@ Every process was started with the same command (``accelerate launch``) and load
 one runs the scan; whenever an arm is to be trained or a policy scored, it tells the others, and all do it together.
 """
 
+import contextlib
 import logging
 import os
 import warnings
@@ -122,7 +123,9 @@ class Together:
     ) -> None:
         # Where nobody listens the launcher ends the others.
         if self.is_main and self._listening:
-            self._tell(("end", None))
+            # The error of this process is told, also where the others are gone.
+            with contextlib.suppress(*((RuntimeError,) if error else ())):
+                self._tell(("end", None))
 
     def _serve(self) -> None:
         while True:
