@@ -288,6 +288,12 @@ def _returns(episodes: Sequence[Episode], config: TrainConfig) -> Tensor:
     return torch.tensor(returns, dtype=torch.float64)
 
 
+def paid_by_row(episodes: Sequence[Episode], config: TrainConfig) -> list[float | None]:
+    """What the whole episode of each row of `to_batch` is paid."""
+    paid = zip(_returns(episodes, config).tolist(), episodes, strict=True)
+    return [value for value, episode in paid if episode.reason != "error" for _ in episode.turns]
+
+
 def metrics_of(episodes: Sequence[Episode], batch: Batch, config: TrainConfig) -> dict[str, float]:
     """TRL's names where there is one, else verl-agent's; rewards are the returns that are learned from."""
     returns_PG = _returns(episodes, config).view(-1, config.num_generations)

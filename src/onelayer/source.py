@@ -15,6 +15,7 @@ WITHOUT_EFFECT = {
         "contrasts contribution recommend compare profile judge score_csv elsewhere combine vote tables card deltas",
         "evaluation harness estimates results",  # scored apart from a run
         "architectures cost memory plan_table admission stored_types",  # told or refused beforehand
+        "engines/ending engines/trl_completions",  # a process's end, and text for people
     )
     for name in line.split()
 }

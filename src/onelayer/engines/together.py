@@ -4,6 +4,7 @@ Every process was started with the same command (``accelerate launch``) and load
 one runs the scan; whenever an arm is to be trained or a policy scored, it tells the others, and all do it together.
 """
 
+import contextlib
 import logging
 import os
 import warnings
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ import torch
 from onelayer import episodes, rollout
 from onelayer.config import TrainConfig
 from onelayer.delta_files import as_weights
+from onelayer.engines import ending  # noqa: F401 - its import is enough
 from onelayer.engines.versions import check_versions
 from onelayer.errors import RunStopped, UserError
 from onelayer.loop import Record
@@ -30,6 +32,9 @@ from onelayer.setup import load_model
 from onelayer.specs import ArmSpec
 from onelayer.tasks.agentic import AgenticTask
 from onelayer.tasks.base import Split, Task
+
+if TYPE_CHECKING:
+    from onelayer.engines.trl_completions import Written
 
 log = logging.getLogger(__name__)
 PATIENCE = timedelta(days=7)
@@ -118,39 +123,51 @@ class Together:
     ) -> None:
         # Where nobody listens the launcher ends the others.
         if self.is_main and self._listening:
-            self._tell(("end", None))
+            # The error of this process is told, also where the others are gone.
+            with contextlib.suppress(*((RuntimeError,) if error else ())):
+                self._tell(("end", None))
 
     def _serve(self) -> None:
         while True:
             what, value = self._tell(("end", None))
             if what == "end":
                 return
-            self._do(what, value, lambda record: None)
+            self._do(what, value)
 
-    def train(self, spec: ArmSpec, on_record: Callable[[Record], None]) -> Any:
+    def train(
+        self,
+        spec: ArmSpec,
+        on_record: Callable[[Record], None],
+        on_completions: "Callable[[int, Written], None] | None" = None,
+    ) -> Any:
         """Train an arm with all processes: a `onelayer.engines.trl_arm.Trained`. Afterwards ``base`` is a new one.
 
         Raises:
             UserError: options that do not fit.
             RunStopped: training cannot go on.
         """
-        return self._do(*self._tell(("train", spec)), on_record)
+        return self._do(*self._tell(("train", spec)), on_record, on_completions)
 
     def score(self, split: Split, *, trained: bool) -> episodes.Played:
         """Score the base, or the arm that was trained last, on the problems of a split; every process takes a share.
 
         There are episodes only where the task is played in turns.
         """
-        played: episodes.Played = self._do(*self._tell(("score", (split, trained))), lambda record: None)
+        played: episodes.Played = self._do(*self._tell(("score", (split, trained))))
         return played
 
-    def _do(self, what: str, value: Any, on_record: Callable[[Record], None]) -> Any:
+    def _do(self, what: str, value: Any, *tell: Any) -> Any:
         self._listening = False
-        result = self._train(value, on_record) if what == "train" else self._score(*value)
+        result = self._train(value, *tell) if what == "train" else self._score(*value)
         self._listening = True
         return result
 
-    def _train(self, spec: ArmSpec, on_record: Callable[[Record], None]) -> Any:
+    def _train(
+        self,
+        spec: ArmSpec,
+        on_record: Callable[[Record], None] = lambda record: None,
+        on_completions: "Callable[[int, Written], None] | None" = None,
+    ) -> Any:
         from onelayer.engines.trl_arm import train_arm
 
         trained = train_arm(
@@ -159,8 +176,9 @@ class Together:
             self.task,
             self.data["train"],
             self.config,
-            on_record if self.is_main else lambda record: None,
+            on_record,
             (lambda base: self._share(base, "selection", {}).scores.score) if self.config.eval_steps else None,
+            on_completions,
         )
         # The base has become the arm's policy, and may be sharded: its memory goes, and a new one comes.
         self.base.module.to("meta")

@@ -25,6 +25,7 @@ from trl.trainer.utils import create_model_from_path
 
 from onelayer.arm import Bits, FrozenCheck
 from onelayer.delta_files import DELTA, write_delta
+from onelayer.engines import ending  # noqa: F401 - its import is enough
 from onelayer.engines.together import refuse_spec
 from onelayer.engines.weights import send_only_trained
 from onelayer.errors import RunStopped, UserError

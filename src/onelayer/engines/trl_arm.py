@@ -26,6 +26,7 @@ from onelayer.arm import OptimizerSettings
 from onelayer.batch import Batch
 from onelayer.config import TrainConfig
 from onelayer.engines.trl import OneLayerGRPOTrainer
+from onelayer.engines.trl_completions import Written
 from onelayer.engines.trl_options import grpo_config, update_sizes
 from onelayer.engines.trl_records import MEANS, Records, Watched
 from onelayer.errors import RunStopped, UserError
@@ -66,11 +67,12 @@ def train_arm(
     config: TrainConfig,
     on_record: Callable[[Record], None],
     score: Callable[[BaseModel], float] | None = None,
+    on_completions: Callable[[int, Written], None] | None = None,
 ) -> Trained:
     """Train an arm. ``base`` becomes the arm's policy and cannot be used as the base again.
 
     Every process calls this with the same arguments. ``on_record`` takes a step's metrics; ``score`` is called every
-    ``eval_steps`` with the policy.
+    ``eval_steps`` with the policy. ``on_completions`` takes a step's completions, with TRL's option ``log_completions``.
 
     Raises:
         UserError: options that do not fit.
@@ -78,7 +80,7 @@ def train_arm(
     """
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = ArmTrainer(base, spec, task, data, config, scratch, on_record, score)
+        trainer = ArmTrainer(base, spec, task, data, config, scratch, on_record, score, on_completions)
         trainer.train()
         delta = trainer.delta()
     trainer.accelerator.free_memory()
@@ -109,6 +111,7 @@ class ArmTrainer(OneLayerGRPOTrainer):
         output: str,
         on_record: Callable[[Record], None],
         score: Callable[[BaseModel], float] | None,
+        on_completions: Callable[[int, Written], None] | None = None,
     ) -> None:
         self._task, self._data, self.config = task, data, config
         self.settings: OptimizerSettings = optimizer_settings(spec, config)
@@ -134,9 +137,12 @@ class ArmTrainer(OneLayerGRPOTrainer):
         self._weights: list[float] = []
         self._sums: dict[str, float] = defaultdict(float)
         self._batch: Batch | None = None
+        self._paid: list[float | None] = []
         self._logps: dict[tuple[tuple[int, ...], tuple[int, ...]], list[float]] = {}
+        # TRL's log has neither these prompts nor these rewards.
+        self.log_completions = False
         self.remove_callback(PrinterCallback)
-        self.add_callback(Records(self, on_record, score))
+        self.add_callback(Records(self, on_record, score, on_completions if args.log_completions else None))
 
     # --- rollouts
 
@@ -162,6 +168,7 @@ class ArmTrainer(OneLayerGRPOTrainer):
             if not any(episode.turns for episode in every if episode.reason != "error"):
                 raise RunStopped(f"arm {self.spec.name}: no episode of step {step} could be played")
             batch = episodes.to_batch(every, config)
+            self._paid = episodes.paid_by_row(every, config)
             return batch, episodes.metrics_of(every, batch, config)
         rows = rollout.rows_of(data, samples)
         width = max(len(data.tokens[index]) for index in indices)
@@ -169,15 +176,29 @@ class ArmTrainer(OneLayerGRPOTrainer):
         told = Told(step, config.steps)
         grades = rollout.grade_rows(self.base, self._task, data, samples, completions, Patience.of(config), told)
         shares = self._gather([([row.prompt for row in rows], completions, grades, dict(told.numbers))])
+        every_grade = [grade for _, _, own_grades, _ in shares for grade in own_grades]
+        self._paid = [grade.reward for grade in every_grade]
         batch, metrics = rollout.to_batch(
             [prompt for prompts, _, _, _ in shares for prompt in prompts],
             concatenate([share for _, share, _, _ in shares]),
-            [grade for _, _, own_grades, _ in shares for grade in own_grades],
+            every_grade,
             config,
         )
         names = {name for _, _, _, numbers in shares for name in numbers}
         logged = {name: [value for *_, numbers in shares for value in numbers.get(name, [])] for name in names}
         return batch, metrics | metrics_of(logged)
+
+    def written(self) -> Written:
+        """What the whole step wrote, of all processes."""
+        batch, decode = self._batch, self.base.tokenizer.decode
+        assert batch is not None
+        completed = zip(batch.completions.ids, batch.completions.lengths.tolist(), strict=True)
+        return Written(
+            [decode(list(prompt)) for prompt in batch.prompts],
+            [decode(ids[:length], skip_special_tokens=True) for ids, length in completed],
+            self._paid,
+            batch.advantages.tolist(),
+        )
 
     def _gather(self, own: list[Any]) -> list[Any]:
         """The lists of all processes as one, in their order; with vLLM also what it says of its tokens."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from onelayer.engines.trl_completions import Written, show_completions
 from onelayer.guards import watch
 from onelayer.loop import Record
 from onelayer.model import BaseModel
@@ -34,8 +35,10 @@ class Records(TrainerCallback):  # type: ignore[misc]
         trainer: "ArmTrainer",
         on_record: Callable[[Record], None],
         score: Callable[[BaseModel], float] | None,
+        on_completions: Callable[[int, Written], None] | None,
     ) -> None:
         self._trainer, self._on_record, self._score = trainer, on_record, score
+        self._on_completions = on_completions
         self._started = time.perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
@@ -59,6 +62,10 @@ class Records(TrainerCallback):  # type: ignore[misc]
             with trainer.as_policy():
                 record["eval/score"] = self._score(trainer.base)
         self._on_record(record)
+        if self._on_completions:
+            written = trainer.written()
+            show_completions(step, written, args.num_completions_to_print)
+            self._on_completions(step, written)
         self._started = time.perf_counter()
 
 

@@ -9,6 +9,7 @@ from onelayer.arm import Arm, adamw
 from onelayer.delta_files import as_weights
 from onelayer.engines.together import Together
 from onelayer.engines.trl_arm import Trained
+from onelayer.engines.trl_completions import Written, write_completions
 from onelayer.engines.trl_options import check_options
 from onelayer.episodes import Played
 from onelayer.errors import RunStopped
@@ -62,7 +63,10 @@ class TrlRun(Run):
         def on_record(record: Record) -> None:
             self.take(Stepped(record["step"], [(spec.name, record)]), course)
 
-        self._trained = trained = self.together.train(spec, on_record)
+        def on_completions(step: int, written: Written) -> None:
+            write_completions(self.folder.arm(spec.name) / "completions", step, written)
+
+        self._trained = trained = self.together.train(spec, on_record, on_completions)
         self.base = self.together.base
         if trained.stopped and len(self.folder.manifest["arms"]) == 1:
             raise RunStopped(f"training stopped after {trained.updates} updates: {trained.stopped}")
