@@ -26,7 +26,7 @@ def measure(plan: str, args: argparse.Namespace) -> tuple[float, float, float]:
 
     from onelayer.arms.arm import Arm, OptimizerSettings
     from onelayer.arms.plan import parse_plan, resolve
-    from onelayer.models.base import wrap_model
+    from onelayer.models.load import wrap_model
     from onelayer.models.logprobs import Tokens, completion_logprobs
 
     class NoTokenizer:

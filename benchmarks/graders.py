@@ -28,8 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from onelayer.tasks.graders.code_sandbox import grade_code
 from onelayer.tasks.graders.grade import count_reasons
 from onelayer.tasks.graders.math_answer import grade_math
+from onelayer.tasks.graders.math_compare import compare_plainly
+from onelayer.tasks.graders.math_normal import normalize
 from onelayer.tasks.graders.math_pool import MathPool
-from onelayer.tasks.graders.math_text import compare_plainly, normalize, reference_answer
+from onelayer.tasks.graders.math_text import reference_answer
 from onelayer.tasks.graders.probes import probe, statement
 from onelayer.tasks.graders.sandbox import Sandbox
 from tests.support.hostile import ANSWERS, HONEST, PROGRAMS, TESTS

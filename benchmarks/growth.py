@@ -37,7 +37,7 @@ def scan_step(layers: int, rows: int, tokens: int) -> dict[str, float]:
 
     from onelayer.arms.spec import create_arm, spec_of
     from onelayer.config.configs import TrainConfig
-    from onelayer.models.base import wrap_model
+    from onelayer.models.load import wrap_model
     from onelayer.tasks.base import Problem
     from onelayer.training.loop import Training, train_step
     from onelayer.training.prompts import EncodedSplit

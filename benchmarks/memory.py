@@ -38,7 +38,7 @@ def run(settings: dict[str, Any]) -> tuple[float, float]:
     from onelayer.arms.spec import create_arm, spec_of
     from onelayer.commands.memory import memory_of
     from onelayer.config.configs import TrainConfig
-    from onelayer.models.base import wrap_model
+    from onelayer.models.load import wrap_model
     from onelayer.models.prepacked import prepack
     from onelayer.tasks.base import Problem
     from onelayer.training.loop import Training, train_step

@@ -23,7 +23,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 import transformers
 
-from onelayer.models.base import BaseModel, load_base, wrap_model
+from onelayer.models.base import BaseModel
+from onelayer.models.load import load_base, wrap_model
 from onelayer.tasks.arithmetic import ArithmeticTask
 from onelayer.training.completions import Completions
 from onelayer.training.draws import Key, Row, Sampling

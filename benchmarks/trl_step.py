@@ -104,7 +104,7 @@ def write_model(model: str, folder: Path, dtype: torch.dtype) -> str:
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
     if model == "tiny":
-        from onelayer.models.base import model_path
+        from onelayer.models.source import model_path
 
         return model_path(TINY)
     torch.manual_seed(0)
@@ -143,7 +143,7 @@ def run_onelayer(args: argparse.Namespace) -> dict[str, Any]:
 
     from onelayer.arms.spec import create_arm, spec_of
     from onelayer.config.configs import TrainConfig
-    from onelayer.models.base import load_base
+    from onelayer.models.load import load_base
     from onelayer.tasks.base import Problem
     from onelayer.training.loop import Training, train_step
     from onelayer.training.prompts import encode_split

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import onelayer
-from onelayer.models.base import model_path
+from onelayer.models.source import model_path
 
 
 def main() -> None:

@@ -27,7 +27,8 @@ from transformers import (
 )
 
 from onelayer.commands.cli import main
-from onelayer.models.base import BaseModel, load_base
+from onelayer.models.base import BaseModel
+from onelayer.models.load import load_base
 from onelayer.tasks.base import Problem, Split
 
 transformers.utils.logging.disable_progress_bar()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import onelayer
-from onelayer.models.base import load_base
+from onelayer.models.load import load_base
 from tests.conftest import save_model
 
 ROOT = Path(__file__).parent.parent

@@ -38,14 +38,9 @@ from onelayer.tasks.arithmetic import final_answer
 from onelayer.tasks.benchmarks import get_benchmark
 from onelayer.tasks.graders.code_tests import extract_code, parse_tests, same_output
 from onelayer.tasks.graders.grade_file import read_rows
-from onelayer.tasks.graders.math_text import (
-    RULES,
-    compare_plainly,
-    extract_answer,
-    normalize,
-    plain_number,
-    reference_answer,
-)
+from onelayer.tasks.graders.math_compare import compare_plainly
+from onelayer.tasks.graders.math_normal import normalize
+from onelayer.tasks.graders.math_text import RULES, extract_answer, reference_answer
 from onelayer.tasks.livecodebench import all_tests
 from onelayer.tasks.sources import read_file
 from onelayer.tasks.training import local_files
@@ -288,7 +283,6 @@ def test_answers(text: str) -> None:
             found = extract_answer(text, rule, strict=strict)
             assert found is None or isinstance(found, str)
     normal = normalize(text)
-    plain_number(normal)
     compare_plainly(normal, normalize(text[::-1]))
     reference_answer(text)
     final_answer(text)

@@ -8,7 +8,7 @@ import pytest
 
 from onelayer.commands.cli import _fail
 from onelayer.errors import UserError
-from onelayer.models.base import load_base
+from onelayer.models.load import load_base
 from tests.conftest import save_model
 
 

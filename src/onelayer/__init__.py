@@ -13,6 +13,9 @@ from onelayer.version import __version__ as __version__
 # Before MKL's first product: it then computes the same wherever its arguments lie in memory. Otherwise a row's last bits
 # depend on the thread that it falls to, in attention among others (seen on an AMD EPYC with two threads).
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+# Where the package `kernels` is installed, transformers fetches compiled code from the hub for some families (Mamba's
+# among them) and runs it, whatever trust_remote_code says.
+os.environ.setdefault("USE_HUB_KERNELS", "NO")
 
 if TYPE_CHECKING:
     from onelayer.api import TrainedArm, evaluate, scan, train

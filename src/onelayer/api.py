@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
-
 from onelayer.arms.delta_files import DELTA
 from onelayer.commands.flags import build_config, default_output
 from onelayer.commands.scan import scan as run_scan
@@ -19,6 +17,7 @@ from onelayer.evaluation.results import Results
 from onelayer.judging.profile import Profile
 from onelayer.storage.arm_names import BASE
 from onelayer.storage.arm_record import records_of
+from onelayer.storage.screen import Screen
 
 C = TypeVar("C", bound=Config)
 
@@ -67,7 +66,7 @@ def scan(
     """
     config = _config(ScanConfig, config, preset, options, "arithmetic")
     folder = _folder(output or config.output, "scan")
-    run_scan(config.model_copy(update={"output": str(folder)}), folder, Console(quiet=quiet))
+    run_scan(config.model_copy(update={"output": str(folder)}), folder, Screen(quiet=quiet))
     return Profile.load(folder)
 
 
@@ -85,7 +84,7 @@ def train(
     """
     config = _config(TrainConfig, config, preset, options, "arithmetic")
     folder = _folder(output or config.output, "train")
-    run_train(config.model_copy(update={"output": str(folder)}), folder, Console(quiet=quiet))
+    run_train(config.model_copy(update={"output": str(folder)}), folder, Screen(quiet=quiet))
     records = records_of(folder)
     name, record = next((name, record) for name, record in records.items() if record.plan == config.layers)
     score, base_score = record.score, records[BASE].score
@@ -117,7 +116,7 @@ def evaluate(
         raise UserError(
             "evaluate scores one model or delta; for all arms of a scan there is `onelayer eval --scan DIR`"
         )
-    return evaluate_model(config, _folder(output or config.output, "eval"), Console(quiet=quiet))
+    return evaluate_model(config, _folder(output or config.output, "eval"), Screen(quiet=quiet))
 
 
 def _config(

@@ -22,7 +22,9 @@ def data(tmp_path: Path) -> Path:
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "reward.py").write_text(
         "def digits(prompts, completions, answer, **kwargs):\n"
-        "    assert set(kwargs) == {'level'} and len(prompts) == len(answer)\n"
+        "    assert set(kwargs) == {'level', 'completion_ids', 'trainer_state', 'log_extra', 'log_metric'}\n"
+        "    assert len(prompts) == len(answer)\n"
+        "    kwargs['log_metric']('tokens', sum(map(len, kwargs['completion_ids'])) / len(completions))\n"
         "    return [sum(c.isdigit() for c in text) / 6 for text in completions]\n"
         "def short(prompts, completions, **kwargs):\n    return [1.0]\n"
         "def crash(prompts, completions, **kwargs):\n    raise KeyError('answer')\n"
@@ -56,6 +58,7 @@ def test_a_scan_of_own_problems_from_start_to_report(onelayer: Command, data: Pa
     assert yaml.safe_load((data / "run/config.yaml").read_text())["learning_rate"] == 0.01
     records = [json.loads(line) for line in (data / "run/arms/full/metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if "eval/score" in record] == [5, 11]
+    assert all(record["reward/tokens"] == record["completions/mean_length"] for record in records)
 
     code, out, err = onelayer("report run")
     assert (code, err) == (0, "")

@@ -17,7 +17,7 @@ from onelayer.config.configs import ScanConfig, TrainConfig
 from onelayer.config.model import ModelConfig
 from onelayer.config.sources import build, read_yaml
 from onelayer.models.architectures import ARCHITECTURES, outline_model
-from onelayer.models.base import wrap_model
+from onelayer.models.load import wrap_model
 from onelayer.tasks.benchmarks import get_training_set
 from tests.conftest import character_tokenizer, save_model
 from tests.tasks.test_benchmarks import ROWS, write_rows

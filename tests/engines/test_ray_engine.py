@@ -17,7 +17,8 @@ from rich.console import Console
 from onelayer.arms.spec import spec_of
 from onelayer.config.configs import ScanConfig
 from onelayer.errors import RunStopped, UserError
-from onelayer.models.base import BaseModel, load_base
+from onelayer.models.base import BaseModel
+from onelayer.models.load import load_base
 from onelayer.report.judge_scan import judge_scan
 from onelayer.runs.engine import Engine
 from onelayer.runs.inputs import load_splits, load_task

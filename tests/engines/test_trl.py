@@ -348,6 +348,14 @@ def test_a_bfloat16_model_needs_bf16(base_of: Callable[..., BaseModel], tmp_path
         trainer_of(base_of(dtype=torch.bfloat16), "2", tmp_path)
 
 
+def test_a_folder_that_asks_for_a_kernel_of_the_hub_is_refused(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "_attn_implementation": "someone/kernel"}))
+    with pytest.raises(UserError, match="names 'someone/kernel', code that would be fetched"):
+        engine._as_base(str(folder), options(tmp_path), None)
+
+
 def test_versions_outside_the_tested_range(monkeypatch: pytest.MonkeyPatch) -> None:
     check_versions("trl", ("trl", "accelerate"))
     monkeypatch.setattr("onelayer.engines.versions.version", lambda name: "1.17.0")

@@ -5,9 +5,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -17,10 +21,12 @@ from safetensors.torch import load_file
 from onelayer.arms.spec import create_arm, spec_of
 from onelayer.config.configs import TrainConfig
 from onelayer.engines.trl.arm import ArmTrainer, train_arm
+from onelayer.engines.trl.completions import Written, show_completions
 from onelayer.engines.trl.options import update_sizes
-from onelayer.engines.trl.processes import in_problem_order
-from onelayer.errors import UserError
-from onelayer.models.base import BaseModel, load_base
+from onelayer.engines.trl.processes import Together, in_problem_order
+from onelayer.errors import RunStopped, UserError
+from onelayer.models.base import BaseModel
+from onelayer.models.load import load_base
 from onelayer.report.judge_scan import judge_scan
 from onelayer.runs.inputs import load_splits
 from onelayer.storage.scores import read_scores
@@ -31,6 +37,7 @@ from onelayer.training.prompts import EncodedSplit
 from onelayer.training.rollout import evaluate
 from tests.commands.test_cli import data  # noqa: F401 - fixture
 from tests.conftest import Command, DigitTask
+from tests.engines.test_ending import TELLS_ITS_THREADS, threads_at_the_end
 from tests.training.test_episodes import game
 
 PartialState(cpu=True)
@@ -143,6 +150,37 @@ def test_a_backward_pass_has_at_most_the_rows_that_were_asked_for() -> None:
     assert update_sizes(config, game(), 2) == (2, 6, 6)
 
 
+def test_what_turns_wrote_is_shown_and_told(
+    base: BaseModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``log_completions``: one row a turn, with what its episode is paid, and none of the rows that fill up."""
+    (tmp_path / "options.yaml").write_text("log_completions: true")
+    changes = {"algorithm": "gigpo", "max_completion_length": 2, "engine_options": str(tmp_path / "options.yaml")}
+    config, task = TrainConfig(**{**TINY, **changes, "layers": "2", "max_prompt_length": 80}), game()
+    told: list[tuple[int, Written]] = []
+    records: list[Any] = []
+    train = load_splits(base, task, config)["train"]
+    train_arm(
+        base, spec_of(base, "2", 0), task, train, config, records.append, on_completions=lambda *step: told.append(step)
+    )
+    assert [step for step, _ in told] == [0, 1]
+    out = capsys.readouterr().out
+    for (step, written), record in zip(told, records, strict=True):
+        turns = len(written.prompt)
+        assert turns == round(record["episode/length"] * config.train_batch_size * config.num_generations)
+        assert [len(column) for column in (written.completion, written.reward, written.advantage)] == [turns] * 3
+        assert len(set(written.reward)) > 1
+        assert f"Step {step}" in out
+    assert out.count("Advantage") == 2
+
+
+def test_shown_completions_steer_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    show_completions(3, Written(["[/bold]\x1b[2J"], ["a\rb\n"], [None], [0.5]), None)
+    out = capsys.readouterr().out
+    assert "[/bold]\\x1b[2J" in out and "a\\rb" in out and "nan" in out and "0.50" in out
+    assert "\x1b" not in out and "\r" not in out
+
+
 def test_an_arm_with_nothing_to_learn_stops(base: BaseModel) -> None:
     class Constant(DigitTask):
         def reward(self, prompts: list[Any], completions: list[str], answer: list[str]) -> list[float | None]:
@@ -208,11 +246,21 @@ def test_two_processes_make_the_same_arm_and_eval_scores_it(onelayer: Command, t
     """The bundled model by plan mid:2; about 25 seconds, most of them imports."""
     line = "train --engine trl --layers mid:2 --steps 2 --train-batch-size 4 --eval-steps 2 --device cpu "
     line += "--micro-batch-size 16 --beta 0.04 --mini-batch-size 2"
+    Path("options.yaml").write_text("log_completions: true\nnum_completions_to_print: 1\n")
+    line += " --engine-options options.yaml"
     code, _, err = onelayer(f"{line} --output one")
     assert (code, err) == (0, "")
-    two = accelerate(f"-m onelayer {line} --num-processes 2 --output two", tmp_path)
+    Path("command.py").write_text(f"{TELLS_ITS_THREADS}\nfrom onelayer.commands.cli import main\nmain()\n")
+    two = accelerate(f"command.py {line} --num-processes 2 --output two", tmp_path)
     assert two.returncode == 0, two.stderr
+    # A thread of gloo that outlives the interpreter ends the process with SIGABRT, now and then.
+    ends = threads_at_the_end(tmp_path)
+    assert len(ends) == 2 and not any("gloo" in name for end in ends for name in end), ends
     arms = [tmp_path / name / "arms/mid-2" for name in ("one", "two")]
+    for step in range(2):
+        logs = [pq.read_table(arm / f"completions/completions_{step:05d}.parquet").to_pydict() for arm in arms]
+        assert len(logs[0]["prompt"]) == 4 * 8
+        assert logs[1] == {**logs[0], "advantage": pytest.approx(logs[0]["advantage"])}
     one, other = (load_file(arm / "delta.safetensors") for arm in arms)
     assert max(float((one[name] - other[name]).abs().max()) for name in one) < 2e-6
     records = [json.loads((arm / "arm.json").read_text()) for arm in arms]
@@ -239,6 +287,18 @@ def test_two_processes_make_the_same_arm_and_eval_scores_it(onelayer: Command, t
     assert json.loads(Path("scored/results.json").read_text())["plan"] == "mid:2"
 
 
+@pytest.mark.parametrize("error", [RunStopped("mine"), None])
+def test_an_error_is_told_also_where_the_others_are_gone(error: RunStopped | None) -> None:
+    def tell(command: Any) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    together: Any = SimpleNamespace(is_main=True, _listening=True, _tell=tell)
+    with pytest.raises(RunStopped if error else RuntimeError), ExitStack() as stack:
+        stack.push(partial(Together.__exit__, together))
+        if error:
+            raise error
+
+
 OWN = (
     "--dataset sums.jsonl --reward reward.py:digits --selection-size 4 --test-size 20 --steps 3 --train-batch-size 4 "
     "--num-generations 4 --max-completion-length 6 --learning_rate 1e-2 --device cpu"
@@ -261,6 +321,8 @@ def test_a_scan_its_report_and_the_engine_of_every_arm(
     record = json.loads((data / "run/arms/layer-01/arm.json").read_text())
     assert record["engine_options"] == {"gradient_checkpointing": True}
     assert {path.name for path in (data / "run/arms/full").iterdir()} >= {"delta.safetensors", "metrics.jsonl"}
+    logged = [json.loads(line) for line in (data / "run/arms/full/metrics.jsonl").read_text().splitlines()]
+    assert [each["reward/tokens"] for each in logged] == [each["completions/mean_length"] for each in logged]
     for command in ("report run", "stitch run --layers 0,1", "merge run/arms/layer-01 --output merged"):
         code, _, err = onelayer(command)
         assert (code, err) == (0, ""), command
@@ -290,6 +352,10 @@ def test_a_scan_its_report_and_the_engine_of_every_arm(
         ("--engine trl --stop-at 2", "engine trl does not read stop_at"),
         ("--engine trl --layers lora:4@1", "is LoRA, which the TRL engine does not train"),
         ("--engine trl --engine-options wrong.yaml", "TRL has no option 'use_vlm'; did you mean use_vllm?"),
+        (
+            "--engine trl --engine-options upload.yaml",
+            "log_completions_hub_repo, and the engine uploads nothing; leave",
+        ),
         ("--engine trl --engine-options ours.yaml", "sets beta, which follows from onelayer's own options"),
         ("--engine trl --engine-options none.yaml", "cannot be read"),
         ("--num-processes 2", "num_processes is an option of engine trl, and the engine is local"),
@@ -304,6 +370,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
 ) -> None:
     (data / "wrong.yaml").write_text("use_vlm: true\n")
     (data / "ours.yaml").write_text("beta: 0.1\n")
+    (data / "upload.yaml").write_text("log_completions: true\nlog_completions_hub_repo: me/mine\n")
     code, _, err = onelayer(f"train --model {model_folder('llama', layers=2)} {OWN} {options} --output run")
     assert code == 2
     assert message in err

@@ -30,7 +30,7 @@ from onelayer.evaluation.estimates import (
 from onelayer.evaluation.harness import HarnessTask, parse_tasks, read_samples
 from onelayer.judging.contribution import analyse
 from onelayer.judging.measured import pair_arms
-from onelayer.models.base import load_base
+from onelayer.models.load import load_base
 from onelayer.storage.scores import ArmScores, read_scores
 from tests.conftest import character_tokenizer, save_model
 

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from onelayer.arms.arm import Arm, OptimizerSettings
 from onelayer.arms.plan import parse_plan, resolve
 from onelayer.models.base import BaseModel
-from onelayer.models.logprobs import Tokens, _FrozenHead, completion_logprobs, head_logprobs, tokens_at_once
-from onelayer.training.generate import left_pad
+from onelayer.models.logprobs import Tokens, _FrozenHead, completion_logprobs, head_logprobs, left_pad, tokens_at_once
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, GraniteConfig, T5Conf
 
 from onelayer.arms.plan import parse_plan, resolve
 from onelayer.errors import UserError
-from onelayer.models.base import BaseModel, fingerprint, load_base, wrap_model
+from onelayer.models.base import BaseModel, fingerprint
+from onelayer.models.load import load_base, wrap_model
 from onelayer.models.part import Part
 from tests.conftest import FAMILIES, character_tokenizer
 
@@ -110,7 +111,7 @@ def test_damaged_and_missing_folders(model_folder: Callable[..., Path], tmp_path
         "bundled:nothing": "no bundled model",
         damaged(lambda folder: (folder / "config.json").unlink()): "no config.json",
         damaged(lambda folder: (folder / "config.json").write_text("{")): "cannot be loaded",
-        damaged(lambda folder: (folder / "model.safetensors").unlink()): "cannot be loaded",
+        damaged(lambda folder: (folder / "model.safetensors").unlink()): "holds no weights",
         damaged(cut): "cannot be loaded",
         damaged(edit_config(num_hidden_layers=5)): "cannot be loaded",
         damaged(edit_config(num_hidden_layers=5, layer_types=["full_attention"] * 5)): "tensors are missing",

@@ -14,8 +14,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from onelayer.arms.spec import create_arm, spec_of
 from onelayer.config.configs import ScanConfig
-from onelayer.models.base import BaseModel, wrap_model
-from onelayer.models.pack import RowCut, Span, row_cut, packable, packed, spans_of
+from onelayer.models.base import BaseModel
+from onelayer.models.load import wrap_model
+from onelayer.models.pack import RowCut, Span, packable, packed, row_cut, spans_of
 from onelayer.models.rowwise import MIN_ROWS, PIECE_ROWS, replaced_forward, row_wise, shows_its_rows
 from onelayer.models.trunk import lowest_layer
 from onelayer.training import sample

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from onelayer.commands.reproduction.pretraining import RECIPES, Shape, make_model, make_tokenizer
-from onelayer.models.base import load_base
+from onelayer.models.load import load_base
 from tests.conftest import character_tokenizer
 
 

@@ -12,11 +12,10 @@ from onelayer.arms.plan import parse_plan, resolve
 from onelayer.arms.spec import create_arm, spec_of
 from onelayer.config.update import StepConfig
 from onelayer.models.base import BaseModel
-from onelayer.models.logprobs import Tokens, completion_logprobs, position_ids
+from onelayer.models.logprobs import Tokens, completion_logprobs, left_pad, position_ids
 from onelayer.models.trunk import Start, Trunk, below, kept_layer, lowest_layer, trunk_layer
 from onelayer.training.batch import Batch
 from onelayer.training.draws import Key, Row, Sampling
-from onelayer.training.generate import left_pad
 from onelayer.training.sample import Request, complete
 from onelayer.training.update import _micro_batches, update
 from tests.models.test_pack import gpt2

@@ -269,10 +269,35 @@ def test_bars_end_where_their_value_lies_between_the_marks() -> None:
 def test_no_csv_field_is_a_formula(value: str | float | int) -> None:
     cell = safe_cell(value)
     if isinstance(value, str):
-        assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+        assert isinstance(cell, str) and not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
         assert cell in (value, "'" + value)
     else:
         assert float(cell) == float(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["=1", "+1", "-1", "@a", "\t=1", "\r1", " =1", "\ufeff=1", '"=1', "'=1", "\u200b\x00=1"]
+)
+@pytest.mark.parametrize("wide", [False, True])
+def test_formulas_in_any_form_are_text(text: str, wide: bool) -> None:
+    if wide:
+        text = text.translate(str.maketrans("=+-@", "＝＋﹣＠"))
+    assert safe_cell(text) == f"'{text}"
+
+
+def test_what_is_no_formula_stays_as_it_is() -> None:
+    for value in ("layer 4", "1-3", "a=b", "x@y", "", "é", "９", -0.5, -3, 1e-30, 0):
+        assert safe_cell(value) == value
+
+
+def test_a_name_with_separators_is_one_field(tmp_path: Path) -> None:
+    profile = invented()
+    profile["strategies"][0] |= {"name": 'a;=cmd()\t"b"\n=c', "plan": "0,1"}
+    *_, table = write_report([write_scan(tmp_path / "scan", profile)]).pictures
+    assert '"a;=cmd()\t""b""\n=c",' in table.read_text()
+    row = list(csv.DictReader(table.open(encoding="utf-8", newline="")))[-1]
+    assert (row["arm"], row["plan"], float(row["score"]) > 0) == ('a;=cmd()\t"b"\n=c', "0,1", True)
+    assert not table.read_text().splitlines()[1].split(",")[4].startswith('"')  # a number
 
 
 def test_pictures_and_csv_hold_the_profile(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def undisturbed(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    from onelayer.models.base import load_base
+    from onelayer.models.load import load_base
 
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     go(folder, load_base(str(model_folder())))
@@ -401,5 +401,5 @@ def test_no_path_leads_out_of_the_folder(base: BaseModel, tmp_path: Path) -> Non
     outside = tmp_path / "outside"
     (folder / "arms/layer-01").rename(outside)
     (folder / "arms/layer-01").symlink_to(outside)
-    with pytest.raises(UserError, match="leads out of the run's folder"):
+    with pytest.raises(UserError, match="is a link that leads elsewhere"):
         go(folder, base, resume=True)

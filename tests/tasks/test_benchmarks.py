@@ -1,8 +1,11 @@
 """Benchmarks and training sets: their files, the rows they make problems of, what is drawn and what is left out."""
 
 import base64
+import gzip
 import json
 import pickle
+import time
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from hypothesis import strategies as st
 
 from onelayer.config.configs import TrainConfig
 from onelayer.errors import UserError
+from onelayer.storage import lines
+from onelayer.tasks import livecodebench, sources
 from onelayer.tasks.base import Scoring
 from onelayer.tasks.benchmarks import Benchmark, get_benchmark, get_training_set, names
 from onelayer.tasks.decontaminate import Overlap, words_of
@@ -349,3 +354,77 @@ def test_real_problems_have_their_right_answers() -> None:
         some = problems[::23]
         grades = benchmark.grade([f"\\boxed{{{p.columns['answer']}}}" for p in some], [p.columns for p in some])
         assert all(grade.reward == 1.0 for grade in grades)
+
+
+def pickled(content: bytes) -> str:
+    return base64.b64encode(zlib.compress(content, 9)).decode()
+
+
+def test_hidden_tests_are_unpacked_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 MiB of blanks are 16 kB when they are compressed; where the bound is lower they are not unpacked."""
+    case = [{"input": "4", "output": "8", "testtype": "stdin"}]
+    large = pickled(pickle.dumps(json.dumps(case) + " " * 2**24))
+    assert len(large) < 2**16
+    row = {"public": "[]", "private": large, "metadata": "{}"}
+    assert all_tests(row, "row 1") == [{**case[0], "metadata": {}}]
+    monkeypatch.setattr(livecodebench, "MOST_UNPACKED", 2**20)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"row 1: the tests cannot be unpacked \(they are larger than 1 MiB\)"):
+        all_tests(row, "row 1")
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    for size in (2**20 - 30, 2**20 + 30):
+        exact = pickled(b" " * size)
+        reason = "larger than" if size > 2**20 else "pickled as something else"
+        with pytest.raises(UserError, match=reason if size > 2**20 else "cannot be unpacked"):
+            all_tests({"public": "[]", "private": exact}, "row 1")
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("length", [1, 300, 70_000])
+def test_hidden_tests_of_any_size_and_protocol(protocol: int, length: int) -> None:
+    case = [{"input": "é" * length, "output": "8", "testtype": "stdin"}]
+    row = {"public": "[]", "private": pickled(pickle.dumps(json.dumps(case, ensure_ascii=False), protocol))}
+    assert all_tests(row, "row 1") == [{**case[0], "metadata": {}}]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"r\xff\xff\xff\x7f.",  # a memo of two thousand million places
+        b"X\xff\xff\xff\xffabc.",  # a text that is not there
+        b"\x8d\xff\xff\xff\xff\xff\xff\xff\x7fabc.",
+        b"\x8b\xff\xff\xff\x7f" + b"\xff" * 100 + b".",  # a whole number of gigabytes
+        b"(" * 10_000 + b"t" * 10_000 + b".",  # tuples inside each other
+        b"]\x94" + b"h\x00a" * 10_000 + b".",  # a list in itself
+        b"\x8c\x01[0" * 1_000 + b"\x8c\x02[].",  # texts that are thrown away
+        b"\x94" * 10_000_000,
+        pickle.dumps(["[]"]),
+        pickle.dumps(b"[]"),
+        pickle.dumps(7),
+        pickle.dumps("[" * 100_000),
+        b"",
+        b".",
+    ],
+)
+def test_what_is_pickled_is_one_text(content: bytes) -> None:
+    started = time.perf_counter()
+    with pytest.raises(UserError, match=r"row 1: the tests cannot be unpacked \("):
+        all_tests({"public": "[]", "private": pickled(content)}, "row 1")
+    assert time.perf_counter() - started < 10
+
+
+def test_tests_that_are_cut_short_are_a_sentence() -> None:
+    whole = zlib.compress(pickle.dumps("[]"))
+    for packed in (whole[:-5], whole[:3], b""):
+        with pytest.raises(UserError, match="cannot be unpacked"):
+            all_tests({"public": "[]", "private": base64.b64encode(packed).decode() or "x"}, "row 1")
+
+
+def test_a_zipped_data_set_is_unzipped_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"prompt": "1+1="}' + b" " * 2**20))
+    assert sources.read_file(path) == [{"prompt": "1+1="}]
+    monkeypatch.setattr(lines, "MOST_UNZIPPED", 2**19)
+    with pytest.raises(UserError, match=r"is larger than .* unzipped; unzip it to be read anyway"):
+        sources.read_file(path)

@@ -14,7 +14,8 @@ from onelayer.commands.cli import main
 from onelayer.config.configs import TrainConfig
 from onelayer.config.sources import build, preset_path, read_yaml
 from onelayer.errors import UserError
-from onelayer.models.base import BaseModel, load_base
+from onelayer.models.base import BaseModel
+from onelayer.models.load import load_base
 from onelayer.runs.inputs import load_splits, load_task
 from onelayer.storage.scores import read_scores
 from onelayer.tasks.environments.household import Household

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from onelayer.arms.delta_files import delta_file, other_base, read_delta_header
-from onelayer.models.base import tensors_hash
+from onelayer.arms.delta_files import delta_file, other_base, read_delta_header, read_tensors
+from onelayer.models.base import is_base
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -37,20 +36,17 @@ def read_delta(model: nn.Module, path: Path | str) -> dict[str, Tensor]:
     """The tensors of a delta in the type and on the device of the model's own, for :func:`wearing`.
 
     Raises:
-        UserError: no such delta, or the model is not its base.
+        UserError: no such delta, the model is not its base, or the delta is not exactly what its plan trains.
     """
     file = delta_file(path)
     header = read_delta_header(file)
-    # The same base in another type has another hash; from a wider type to a narrower one and back nothing is lost.
-    types = (None, torch.float32, torch.bfloat16, torch.float16)
-    if all(tensors_hash(model, dtype) != header["base_hash"] for dtype in types):
-        raise other_base(path, header, "this model")
+    if not is_base(model, header["base_hash"]):
+        narrow = any(tensor.dtype != torch.float32 for tensor in model.parameters())
+        hint = "; or it was rounded when it was loaded: then load it with dtype=torch.float32" if narrow else ""
+        raise other_base(path, header, f"this model{hint}")
     own = dict(model.named_parameters())
-    with safe_open(file, framework="pt") as stored:
-        return {
-            name: stored.get_tensor(name).to(own[name].device, own[name].dtype)
-            for name in stored.keys()  # noqa: SIM118 - not a mapping
-        }
+    tensors = read_tensors(file, header, model)
+    return {name: tensor.to(own[name].device, own[name].dtype) for name, tensor in tensors.items()}
 
 
 @contextmanager

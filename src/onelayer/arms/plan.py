@@ -107,6 +107,10 @@ def parse_plan(text: str, num_layers: int, read_ranking: ReadRanking | None = No
         item = raw.strip()
         if not item:
             raise UserError(f"plan '{text}' has an empty item; write for example 14, 9-13 or mid:5")
+        if number := re.search(r"\d{20,}", item):
+            raise UserError(
+                f"plan item '{item[:30]}...': {number[0][:20]}... is too large for a layer, a seed or a rank"
+            )
         items += _parse_item(item, num_layers, read_ranking)
     if len({item.rank is None for item in items}) > 1:
         raise UserError(f"plan '{text}' mixes LoRA with tensors that train themselves; write lora: before each item")

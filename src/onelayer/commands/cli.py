@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from rich.console import Console
 
 from onelayer.arms.plan import SYNTAX
 from onelayer.commands.cli_results import compare, contribution, report, stitch, vote
@@ -18,6 +17,7 @@ from onelayer.config.model import ModelConfig
 from onelayer.errors import Paused, RunStopped, UserError
 from onelayer.runs.interrupt import interrupts
 from onelayer.storage.files import why
+from onelayer.storage.screen import Screen, accept_every_character, echo, echo_own
 from onelayer.tasks.graders.math_text import RULES, Rule
 from onelayer.version import __version__
 
@@ -45,7 +45,7 @@ def scan(config_file: str | None, preset: str | None, **flags: Any) -> None:
     """
     from onelayer.commands.scan import scan as run_scan
 
-    console = Console()
+    console = Screen()
     config = build_config(ScanConfig, flags, config_file, preset, default_task="arithmetic")
     run_scan(config, _output(config, "scan"), console)
 
@@ -59,7 +59,7 @@ def train(config_file: str | None, preset: str | None, **flags: Any) -> None:
     """
     from onelayer.commands.scan import train as run_train
 
-    console = Console()
+    console = Screen()
     config = build_config(TrainConfig, flags, config_file, preset, default_task="arithmetic")
     run_train(config, _output(config, "train"), console)
 
@@ -91,7 +91,7 @@ def plan(plan: str | None, config_file: str | None, preset: str | None, **flags:
     flags["layers"] = plan
     config = build_config(TrainConfig, flags, config_file, preset, default_task="arithmetic")
     base = outline_model(config)
-    console = Console()
+    console = Screen()
     spec = spec_of(base, config.layers, config.seed)
     console.print(plan_table(base, spec, config.learning_rate))
     beside = [spec_of(base, str(layer), config.seed) for layer in (0, base.num_layers - 1)]
@@ -118,7 +118,7 @@ def evaluate(config_file: str | None, preset: str | None, **flags: Any) -> None:
 
     config = build_config(BenchmarkConfig, flags, config_file, preset)
     output = Path(config.output or default_output("eval"))
-    (evaluate_scan if config.scan else evaluate_model)(config, output, Console())
+    (evaluate_scan if config.scan else evaluate_model)(config, output, Screen())
 
 
 @cli.command(context_settings=SETTINGS)
@@ -130,13 +130,14 @@ def merge(delta: str, output: str, delta_only: bool, config_file: str | None, pr
     """Write a plain Hugging Face checkpoint of the base with a delta in place, with a model card.
 
     The base is the one that the delta names, unless --model says otherwise. DELTA is a delta.safetensors or its folder.
+    Every tensor keeps the type that it has in the base's checkpoint, unless --dtype names one for all.
 
     Example: onelayer merge runs/a/arms/layer-03 --output runs/merged
     """
     from onelayer.arms.delta_files import copy_delta, delta_file, read_delta_for, read_delta_header
     from onelayer.arms.delta_files import merge as merge_delta
     from onelayer.commands.model_card import Origin, model_card
-    from onelayer.runs.inputs import command_line, load_model
+    from onelayer.runs.inputs import command_line, load_to_merge
 
     path = delta_file(delta)
     header = read_delta_header(path)
@@ -146,9 +147,10 @@ def merge(delta: str, output: str, delta_only: bool, config_file: str | None, pr
     else:
         if flags["model"] is None:
             flags["model"], flags["revision"] = header["base_model"], flags["revision"] or header["revision"]
-        base = load_model(build_config(ModelConfig, flags, config_file, preset))
-        merge_delta(read_delta_for(base, path), base, Path(output), card)
-    click.echo(f"{'delta' if delta_only else 'merged checkpoint'}: {output}")
+        config = build_config(ModelConfig, flags, config_file, preset)
+        base, types = load_to_merge(config)
+        merge_delta(read_delta_for(base, path), base, Path(output), card, types)
+    echo(f"{'delta' if delta_only else 'merged checkpoint'}: {output}")
 
 
 @cli.group(context_settings=SETTINGS, invoke_without_command=True)
@@ -193,7 +195,7 @@ def verl(
     spec = spec_of(base, plan, config.seed)
     output = Path(config.output)
     export_verl(config, base, spec, output, gpus=gpus, train_files=train_files, val_files=val_files)
-    click.echo(f"{len(spec.rates)} of {len(base.parts)} tensors train\nstart with: sh {output}/run.sh")
+    echo(f"{len(spec.rates)} of {len(base.parts)} tensors train", f"start with: sh {output}/run.sh")
 
 
 @cli.command(context_settings=SETTINGS)
@@ -220,8 +222,8 @@ def grade(
         Path(file), grader, Path(output), rule=rule or "auto", strict=strict, require_sandbox=require_sandbox
     )
     for reason, count in counts.items():
-        click.echo(f"{reason:<12} {count:>9,}")
-    click.echo(f"\nresults: {output}")
+        echo(f"{reason:<12} {count:>9,}")
+    echo("", f"results: {output}")
 
 
 @cli.command("alfworld-games", context_settings=SETTINGS)
@@ -243,13 +245,13 @@ def alfworld_games(number: int, output: str, seed: int, held_out: int | None, mi
 
     written = write_games(number, Path(output), seed, held_out=held_out, min_receptacles=min_receptacles)
     for kind, count in sorted(written.task_types.items()):
-        click.echo(f"{count:5d}  {kind}")
-    click.echo(
+        echo(f"{count:5d}  {kind}")
+    echo(
         f"games: {', '.join(f'{count} {split}' for split, count in written.games.items())}; "
         f"{written.receptacles[0]} to {written.receptacles[1]} receptacles, "
         f"expert plans of {written.steps[0]} to {written.steps[1]} steps"
     )
-    click.echo(f"export ALFWORLD_DATA={written.folder}")
+    echo(f"export ALFWORLD_DATA={written.folder}")
 
 
 @cli.command(context_settings=SETTINGS)
@@ -265,7 +267,10 @@ def doctor(output: str, as_json: bool) -> None:
     from onelayer.commands.doctor import examine, render
 
     found = examine(Path(output))
-    click.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else render(found))
+    if as_json:
+        echo_own(json.dumps(found, indent=2))  # in ASCII: what cannot be printed is an escape of JSON
+    else:
+        echo(*render(found))
 
 
 @cli.command(context_settings=SETTINGS)
@@ -283,7 +288,7 @@ def completion(shell: str) -> None:
 
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(cli, {}, "onelayer", "_ONELAYER_COMPLETE").source())
+    echo_own(kind(cli, {}, "onelayer", "_ONELAYER_COMPLETE").source())
 
 
 for command in (report, contribution, compare, stitch, vote, reproduce):
@@ -294,12 +299,12 @@ class _Announcements(logging.Handler):
     """Prints what the package logs, such as the sandbox's protections."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record))
+        echo(self.format(record))
 
 
 def _help_without_command(context: click.Context) -> None:
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        echo_own(context.get_help())
 
 
 def _output(config: TrainConfig, command: str) -> Path:
@@ -316,6 +321,7 @@ def main() -> None:
     logger = logging.getLogger("onelayer")
     logger.handlers = [_Announcements(logging.INFO)]
     logger.setLevel(logging.INFO)
+    accept_every_character()
     try:
         with interrupts:
             cli(prog_name="onelayer", standalone_mode=False)
@@ -326,7 +332,7 @@ def main() -> None:
     except RunStopped as error:
         _fail(str(error), 1)
     except Paused as note:
-        click.echo(str(note))
+        echo(str(note))
     except (KeyboardInterrupt, click.exceptions.Abort) as error:
         # click raises its own exception from the one that says which signal it was.
         _fail(f"{str(error.__cause__ or error) or 'interrupted'}; a run continues from its last state with --resume", 1)
@@ -344,7 +350,5 @@ def main() -> None:
 
 
 def _fail(sentence: str, code: int) -> None:
-    # Names and data come from anywhere: what steers a terminal is shown, not obeyed.
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
-    click.echo(f"error: {shown}", err=True)
+    echo(f"error: {sentence}", err=True)
     sys.exit(code)

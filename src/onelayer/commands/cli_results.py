@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from onelayer.commands.flags import SETTINGS
 from onelayer.storage.lock import locked
+from onelayer.storage.screen import Screen, echo, print_paths
 
 
 @click.command(context_settings=SETTINGS)
@@ -23,7 +23,7 @@ def report(folders: tuple[str, ...], output: str | None) -> None:
     from onelayer.report.judge_scan import judge_scan
     from onelayer.report.page import write_report
 
-    console = Console()
+    console = Screen()
     for folder in folders:
         profile, files = judge_scan(Path(folder))
         console.print(terminal.render(profile))
@@ -55,11 +55,11 @@ def contribution(scores: str, output: str, categories: str | None, **options: An
     from onelayer.report import terminal
     from onelayer.report.judge_csv import judge_csv, parse_categories
 
-    console = Console()
+    console = Screen()
     named = parse_categories(categories) if categories else None
     profile, files = judge_csv(Path(scores), Path(output), categories=named, **options)
     console.print(terminal.render(profile))
-    console.print(f"\nresults: {output}\nreport:  {files.html}", soft_wrap=True, highlight=False)
+    print_paths(console, results=output, report=files.html)
 
 
 @click.command(context_settings=SETTINGS)
@@ -75,10 +75,10 @@ def compare(folders: tuple[str, ...], output: str, across_tasks: bool, seed: int
     from onelayer.report.compare_scans import compare_profiles
     from onelayer.report.terminal_tables import comparison_tables
 
-    console = Console()
+    console = Screen()
     result, files = compare_profiles([Path(f) for f in folders], Path(output), across_tasks=across_tasks, seed=seed)
     console.print(comparison_tables(result))
-    console.print(f"\nreport: {files.html}", soft_wrap=True, highlight=False)
+    print_paths(console, report=files.html)
 
 
 @click.command(context_settings=SETTINGS)
@@ -99,11 +99,11 @@ def stitch(folder: str, layers: str) -> None:
         _, files = judge_scan(Path(folder))
     low, high = result.excess_ci or (None, None)
     interval = "" if low is None else f" (95 % interval {low:+.4f} to {high:+.4f})"
-    click.echo(
+    echo(
         f"{name}: gain {result.combined_difference:+.4f} over the base; the single layers' gains add up to "
         f"{result.sum_of_differences:+.4f}; difference {result.excess:+.4f}{interval}"
     )
-    click.echo(f"delta:  {Path(folder) / 'arms' / name / 'delta.safetensors'}\nreport: {files.html}")
+    echo(f"delta:  {Path(folder) / 'arms' / name / 'delta.safetensors'}", f"report: {files.html}")
 
 
 @click.command(context_settings=SETTINGS)
@@ -123,6 +123,6 @@ def vote(folder: str, k: int, temperature: float) -> None:
     result = hold_vote(FinishedScan.open(Path(folder)), k, temperature)
     path = Path(folder) / "vote.json"
     write_json(path, dataclasses.asdict(result))
-    console = Console()
+    console = Screen()
     console.print(vote_tables(result))
-    console.print(f"\nresults: {path}", soft_wrap=True, highlight=False)
+    print_paths(console, results=path)

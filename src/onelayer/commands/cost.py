@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from onelayer.arms.spec import ArmSpec
 from onelayer.commands.memory import head_widths, memory_of, turns_of
 from onelayer.config.configs import TrainConfig
 from onelayer.models.base import BaseModel
 from onelayer.models.trunk import lowest_layer
+from onelayer.storage.screen import literal
 
 COMPUTE_SHARE, BANDWIDTH_SHARE = 0.4, 0.6
 """Assumed shares of a GPU's peak arithmetic (matrix products) and of its memory bandwidth (decoding)."""
@@ -98,7 +98,7 @@ def cost_table(
         notes.append(
             f"every completion stands for an episode of {turns_of(config)} turns, each with a prompt of its own"
         )
-    return Group(table, *(Text(note, style="dim") for note in notes))
+    return Group(table, *(literal(note, "dim") for note in notes))
 
 
 def _hours(hours: float) -> str:

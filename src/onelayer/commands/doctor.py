@@ -213,8 +213,8 @@ def _advice(found: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def render(found: Mapping[str, Any]) -> str:
-    """The same as text for people, ready to be pasted."""
+def render(found: Mapping[str, Any]) -> list[str]:
+    """The same as lines of text for people, ready to be pasted."""
     lines = [f"onelayer {found['onelayer']}, Python {found['python']}, {found['system']}", "", "packages"]
     lines += [f"  {name:<24}{_state(entry)}" for name, entry in found["packages"].items()]
     lines += ["", "extras"]
@@ -250,7 +250,7 @@ def render(found: Mapping[str, Any]) -> str:
     lines.append(f"  {'can be':<24}{', '.join(can) or 'neither written to nor locked'}")
     lines += ["", "advice"]
     lines += [f"  {sentence}" for sentence in found["advice"]] or ["  none"]
-    return "\n".join(lines)
+    return lines
 
 
 def _state(entry: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import yaml
 from onelayer.config.sources import read_yaml
 from onelayer.evaluation.estimates import MeanEstimate, mean_over_problems
 from onelayer.judging.profile import ArmProfile, Profile
-from onelayer.models.base import BUNDLED_PREFIX
+from onelayer.models.source import BUNDLED_PREFIX
 from onelayer.storage.arm_record import ARM, ArmRecord
 from onelayer.storage.scores import ArmScores, read_scores
 from onelayer.version import __version__

@@ -25,6 +25,7 @@ from onelayer.runs.inputs import load_splits, load_task
 from onelayer.runs.open_run import open_run
 from onelayer.runs.run import Run
 from onelayer.storage.arm_names import FULL, layer_alone, with_seed
+from onelayer.storage.screen import print_paths
 
 
 def scan(config: ScanConfig, output: Path, console: Console) -> Profile | None:
@@ -66,7 +67,7 @@ def _scan(config: ScanConfig, output: Path, console: Console, engine: Engine) ->
         scan_of.train([*scan_of.extras(trained), *also])
     profile, files = judge_scan(output)
     console.print(terminal.render(profile))
-    console.print(f"\nresults: {output}\nreport:  {files.html}", soft_wrap=True, highlight=False)
+    print_paths(console, results=output, report=files.html)
     return profile
 
 
@@ -91,7 +92,7 @@ def _train(config: TrainConfig, output: Path, console: Console, engine: Engine) 
     with open_run(base, task, data, config, [config.seed], output, console, engine=engine) as run:
         run.train([spec])
     delta = run.folder.arm(spec.name) / DELTA
-    console.print(f"\nresults: {output}\ndelta:   {delta}", soft_wrap=True, highlight=False)
+    print_paths(console, results=output, delta=delta)
 
 
 def scanned_layers(plan: str, num_layers: int) -> list[int]:
@@ -227,7 +228,7 @@ def _announce(base: BaseModel, config: ScanConfig, full: ArmSpec, layers: Sequen
     console.print(
         f"and {which} alone{how}; {config.seeds} seed{'s' * (config.seeds > 1)}, "
         f"{config.steps} step{'s' * (config.steps > 1)} of {config.train_batch_size} prompts x "
-        f"{config.num_generations} completions\n",
-        highlight=False,
+        f"{config.num_generations} completions",
         soft_wrap=True,
     )
+    console.print()

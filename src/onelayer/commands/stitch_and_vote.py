@@ -25,6 +25,7 @@ from onelayer.storage.files import atomic_path
 from onelayer.storage.manifest import Manifest
 from onelayer.storage.scores import write_scores
 from onelayer.tasks.base import Split, Task
+from onelayer.tasks.reward_call import Told
 from onelayer.training.completions import Completions
 from onelayer.training.draws import Key, Row, Sampling
 from onelayer.training.grading import cut_texts, grade_all, rewards_of
@@ -163,6 +164,8 @@ def vote(scan: FinishedScan, k: int, temperature: float) -> Vote:
 def _answers(scan: FinishedScan, completions: Completions, count: int, parse: Callable[[str], Answer]) -> Answers:
     problems = [problem for problem in scan.data["test"].problems for _ in range(count)]
     texts = cut_texts(scan.base, problems, completions)
-    rewards = rewards_of(grade_all(scan.task, problems, texts)).numpy().reshape(-1, count)
+    told = Told(scan.config.steps, scan.config.steps)
+    grades = grade_all(scan.task, problems, texts, ids=completions.rows(), told=told)
+    rewards = rewards_of(grades).numpy().reshape(-1, count)
     parsed = [parse(text) for text in texts]
     return Answers([parsed[start : start + count] for start in range(0, len(parsed), count)], rewards)

@@ -9,14 +9,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from onelayer.config.algorithm import ALGORITHM_SETTINGS
 from onelayer.config.base import Config
 from onelayer.errors import UserError, did_you_mean
+from onelayer.storage.doors import read_text
+from onelayer.storage.yaml_text import parse_yaml
 
 C = TypeVar("C", bound=Config)
+LONGEST_VALUE = 200
+"""Characters of a wrong value that a sentence repeats."""
 
 
 def preset_names() -> list[str]:
@@ -43,14 +46,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A mapping from a YAML file.
 
     Raises:
-        UserError: the file is missing, is not YAML, or is not a mapping.
+        UserError: the file is missing, is not YAML (or too much of it), or is not a mapping.
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = parse_yaml(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"configuration '{path}' cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"configuration '{path}' is not YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise UserError(f"configuration '{path}' is not YAML that can be used: {error}") from error
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
@@ -79,4 +82,6 @@ def build(kind: type[C], layers: list[tuple[str, Mapping[str, Any]]]) -> C:
         first = error.errors()[0]
         where = ".".join(str(piece) for piece in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"option {where} = {first['input']!r}: {reason}" if where else reason) from error
+        given = repr(first["input"])
+        shown = given if len(given) <= LONGEST_VALUE else f"{given[:LONGEST_VALUE]}..."
+        raise UserError(f"option {where} = {shown}: {reason}" if where else reason) from error

@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from onelayer.runs.inputs import load_model, start_sandbox
 from onelayer.runs.manifest import versions
 from onelayer.storage.files import checksum, make_folder
 from onelayer.storage.lock import locked, require_free
+from onelayer.storage.screen import literal, print_paths
 from onelayer.tasks.base import Scoring
 from onelayer.tasks.benchmarks import Benchmark, get_benchmark
 from onelayer.tasks.graders.grade import Grade, failure_sentence
@@ -75,7 +75,7 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console, base
         if config.resume:
             results.continue_from(output)
         for note in ([left_behind] if left_behind else []) + results.notes:
-            console.print(f"[yellow]{escape(note)}[/]", highlight=False)
+            console.print(literal(note, "yellow"))
         for each in prepared:
             if each.name in results.done:
                 results.check(each.name, each.settings)
@@ -88,10 +88,10 @@ def evaluate_model(config: BenchmarkConfig, output: Path, console: Console, base
     console.print(_table(f"{config.delta} on {base.name}" if config.delta else base.name, results.scored))
     for row in results.scored:
         if sentence := failure_sentence(row.scores.reasons, len(row.scores.reward)):
-            console.print(f"[yellow]{row.entry['name']}: {sentence}[/]", highlight=False)
+            console.print(literal(f"{row.entry['name']}: {sentence}", "yellow"))
     for category, value in results.averages().items():
-        console.print(f"{category}: {value:.4f}", highlight=False)
-    console.print(f"\nresults: {output}", soft_wrap=True, highlight=False)
+        console.print(literal(f"{category}: {value:.4f}"))
+    print_paths(console, results=output)
     return results
 
 
@@ -169,7 +169,7 @@ def _score(
 
     def say_fewer(cut: Mapping[str, int]) -> None:
         rows.append(cut["max_rows"])
-        console.print(f"[yellow]{name}: out of memory; max_rows is now {rows[-1]}[/]", highlight=False)
+        console.print(literal(f"{name}: out of memory; max_rows is now {rows[-1]}", "yellow"))
 
     def ask(sampling: EvalConfig) -> list[BenchmarkAnswers]:
         return answer(base, task, prepared.data, [weights], sampling)[0]

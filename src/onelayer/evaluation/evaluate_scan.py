@@ -9,7 +9,6 @@ from pathlib import Path
 
 import yaml
 from rich.console import Console
-from rich.markup import escape
 
 from onelayer.config.configs import BenchmarkConfig
 from onelayer.config.sources import read_yaml
@@ -32,6 +31,7 @@ from onelayer.storage.files import (
 )
 from onelayer.storage.lock import locked, require_free
 from onelayer.storage.manifest import Manifest
+from onelayer.storage.screen import literal, print_paths
 
 
 def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Profile:
@@ -53,7 +53,7 @@ def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Pr
     with locked(make_folder(output)) as left_behind:
         remove_leftovers(output)
         if left_behind:
-            console.print(f"[yellow]{escape(left_behind)}[/]", highlight=False)
+            console.print(literal(left_behind, "yellow"))
         categories = _score_arms(config, scan, arms, base, output, console)
         several = categories if len(set(categories.values())) > 1 else None
         manifest.changed(scan=str(scan), categories=several).write(output)
@@ -65,7 +65,7 @@ def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Pr
         console.print(
             f"The score is the mean of the averages of {', '.join(sorted(set(several.values())))}: C is C_all."
         )
-    console.print(f"\nresults: {output}\nreport:  {files.html}", soft_wrap=True, highlight=False)
+    print_paths(console, results=output, report=files.html)
     return profile
 
 
@@ -81,7 +81,7 @@ def _score_arms(
     categories: dict[str, str] = {}
     for name, record in arms.items():
         folder = output / "arms" / name
-        console.print(f"[bold]{name}[/]")
+        console.print(literal(name, "bold"))
         of_arm = {"scan": None, "model": base.name, "resume": config.resume and folder.is_dir()}
         of_arm["delta"] = None if name == BASE else str(scan / "arms" / name)
         results = evaluate_model(config.model_copy(update=of_arm), folder, console, base)

@@ -19,6 +19,7 @@ import numpy as np
 
 from onelayer.errors import UserError
 from onelayer.evaluation.estimates import BenchmarkEstimates, category_averages, estimate_benchmark
+from onelayer.storage.doors import require_own
 from onelayer.storage.files import (
     atomic_path,
     checksum,
@@ -27,6 +28,7 @@ from onelayer.storage.files import (
     sealed_text,
     write_sealed,
 )
+from onelayer.storage.lines import numbered_lines, read_text
 from onelayer.storage.lock import LOCK_FILE
 from onelayer.storage.scores import ArmScores, join_scores, read_scores, write_scores
 
@@ -133,6 +135,8 @@ class Results:
             UserError: the folder holds something else, or results of another model, code or version.
             WriteFailed: the disk refused to mend a file.
         """
+        for name in (SCORES, COMPLETIONS, RESULTS, RESULTS_COPY):
+            require_own(output / name)  # now, not after the hours of the first benchmark
         remove_leftovers(output)
         if not (output / RESULTS).exists():
             if {path.name for path in output.iterdir()} <= {LOCK_FILE, SCORES, COMPLETIONS, RESULTS_COPY}:
@@ -180,7 +184,7 @@ def _of_benchmark(scores: ArmScores, name: str) -> ArmScores | None:
 
 
 def _rows(path: Path, name: str) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for _, line in numbered_lines(read_text(path))]
     return [row for row in rows if row["benchmark"] == name]
 
 

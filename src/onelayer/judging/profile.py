@@ -19,6 +19,7 @@ from onelayer.errors import UserError
 from onelayer.judging.contribution import Additivity, ArmContribution, Contribution, Verdict
 from onelayer.judging.measured import MeasuredScores
 from onelayer.judging.recommend import Recommendation
+from onelayer.storage.doors import read_bytes
 from onelayer.storage.files import write_json
 
 Interval = tuple[float, float]
@@ -128,7 +129,7 @@ class Profile(_Record):
         path = Path(path)
         path = path / "profile.json" if path.is_dir() else path
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(read_bytes(path))
         except FileNotFoundError as error:
             raise UserError(f"{path} does not exist; `onelayer scan` writes it") from error
         except OSError as error:

@@ -8,6 +8,7 @@ does not matter. Every complaint names the row as a text editor counts it: the h
 """
 
 import csv
+import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from onelayer.errors import UserError
 from onelayer.judging.contrasts import AverageScores, benchmark_weights
 from onelayer.judging.measured import MeasuredScores, pair_arms
 from onelayer.storage.arm_names import BASE, FULL, layer_alone
+from onelayer.storage.lines import read_text
 from onelayer.storage.scores import Key
 
 LONG_COLUMNS = ("setting", "layer", "seed", "problem", "sample", "score")
@@ -134,12 +136,12 @@ def _read_long(
 def _read_rows(path: Path) -> tuple[list[str], list[Row]]:
     """Return the lower-case column names and the rows, with the arm of each."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+        # A stream, and not a list of lines: it ends lines where CSV does, and not inside of quotes.
+        reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+        lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as CSV: {error}") from error
     if len(lines) < 2:
         raise UserError(f"{path} is empty; it needs a header and rows for the base, for full and for layers")

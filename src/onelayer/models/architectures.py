@@ -9,7 +9,14 @@ from typing import Any
 import torch
 
 from onelayer.config.model import ModelConfig
-from onelayer.models.base import BaseModel, outline, read_config
+from onelayer.models.admission import check_decoding, check_head, check_structure
+from onelayer.models.base import BaseModel, outline
+from onelayer.models.source import read_config, reading
+
+TRIED = 20_000_000
+"""Models of at most so many parameters are tried with random weights when they are planned for: that takes a second."""
+NOISE = 0.1
+"""Standard deviation of what is added to these weights."""
 
 _QWEN3 = {"head_dim": 128, "num_key_value_heads": 8, "vocab_size": 151936, "max_position_embeddings": 32768}
 _QWEN25 = {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}
@@ -88,8 +95,11 @@ def outline_model(config: ModelConfig) -> BaseModel:
 
     The weights' type is ``config.dtype``; ``auto`` means what they would have in a run on this machine.
 
+    What training and scoring would refuse for how the model is built is refused here too; a small model is also tried with
+    random weights.
+
     Raises:
-        UserError: the model is not known here and its configuration cannot be read.
+        UserError: the model is not known here and its configuration cannot be read, or it is of a kind that is not taken.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -104,6 +114,20 @@ def outline_model(config: ModelConfig) -> BaseModel:
         dtype = torch.float32
     else:
         dtype = settings.dtype or torch.bfloat16
-    with torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=config.trust_remote_code)
-    return outline(module, name=config.model, revision=config.revision)
+    trust = {"trust_remote_code": config.trust_remote_code}
+    with reading(config.model), torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(settings, dtype=dtype, **trust)
+    base = outline(module, name=config.model, revision=config.revision)
+    check_structure(base)
+    if base.num_parameters <= TRIED:
+        with reading(config.model), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = AutoModelForCausalLM.from_config(settings, dtype=torch.float32, **trust)
+            # Many kinds begin with layers that do nothing, which would hide what they do to others.
+            with torch.no_grad():
+                for tensor in module.parameters():
+                    tensor.add_(torch.randn(tensor.shape), alpha=NOISE)
+        tried = outline(module, name=config.model, revision=config.revision)
+        check_head(tried)
+        check_decoding(tried)
+    return base

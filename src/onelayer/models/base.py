@@ -7,9 +7,7 @@ for as long as a forward pass needs them.
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from importlib import resources
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,10 +15,6 @@ from torch import Tensor, nn
 
 from onelayer.errors import UserError
 from onelayer.models.part import Part
-from onelayer.models.prepacked import prepack
-from onelayer.models.tokenizer import load_tokenizer
-
-BUNDLED_PREFIX = "bundled:"
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,8 @@ class BaseModel:
     tokenizer: Any
     stop_token_ids: tuple[int, ...]
     hash: str
-    """SHA-256 over names, types, shapes and bytes of all tensors: a delta names the base it belongs to by it."""
+    """SHA-256 over names, shapes and values of all tensors as the checkpoint has them, in whatever type they were loaded: a
+    delta names the base it belongs to by it."""
 
     @property
     def num_layers(self) -> int:
@@ -105,91 +100,6 @@ class BaseModel:
         return slots
 
 
-def load_base(
-    name: str,
-    *,
-    revision: str | None = None,
-    dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
-    trust_remote_code: bool = False,
-) -> BaseModel:
-    """Load a causal LM from a local folder, the hub, or the package (``bundled:...``).
-
-    ``dtype`` None means float32 on a CPU, and elsewhere the type the checkpoint was saved in.
-
-    Raises:
-        UserError: the model is not there, is damaged, or is of a kind that cannot be profiled layer by layer.
-    """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-    path = model_path(name)
-    source = {"revision": revision, "trust_remote_code": trust_remote_code}
-    saved = checkpoint_dtype(name, revision, trust_remote_code)
-    if dtype is None:
-        dtype = torch.float32 if torch.device(device).type == "cpu" else saved
-    with _reading(name):
-        module, info = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True, **source
-        )
-        tokenizer = load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code)
-    if info["missing_keys"] or info["mismatched_keys"]:
-        lost = sorted([*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
-        raise UserError(
-            f"model '{name}' is incomplete: {len(lost)} tensors are missing or of another shape, the first is {lost[0]}"
-        )
-    base = wrap_model(module.to(device), tokenizer, name=name, revision=revision)
-    prepack(base.module)
-    return base
-
-
-def checkpoint_dtype(name: str, revision: str | None, trust_remote_code: bool) -> torch.dtype:
-    """The type that a model was saved in, as far as its configuration says; else bfloat16.
-
-    Raises:
-        UserError: as :func:`read_config`.
-    """
-    config = read_config(name, revision=revision, trust_remote_code=trust_remote_code)
-    return config.dtype or torch.bfloat16
-
-
-def read_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The transformers configuration of a model; no weights are read.
-
-    Raises:
-        UserError: the model is not there, or of a kind that cannot be profiled layer by layer.
-    """
-    from transformers import AutoConfig
-
-    path = model_path(name)
-    with _reading(name):
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    if getattr(config, "is_encoder_decoder", False):
-        raise UserError(f"model '{name}' is an encoder-decoder; onelayer profiles decoder-only causal language models")
-    if getattr(config, "quantization_config", None) is not None:
-        raise UserError(f"model '{name}' has quantised weights, which cannot be trained; use its unquantised version")
-    return config
-
-
-def wrap_model(module: nn.Module, tokenizer: Any, *, name: str, revision: str | None = None) -> BaseModel:
-    """Freeze a model that is already in memory and find its parts.
-
-    Raises:
-        UserError: no single list of decoder layers, no plain linear head, logits that are more than the head's output, or
-            no token that ends a completion.
-    """
-    base = replace(
-        outline(module, name=name, revision=revision),
-        tokenizer=tokenizer,
-        stop_token_ids=_stop_tokens(module, tokenizer, name),
-        hash=tensors_hash(module),
-    )
-    _check_head(base)
-    return base
-
-
 def outline(module: nn.Module, *, name: str, revision: str | None = None) -> BaseModel:
     """Freeze a model and find its parts, without a look at its weights: they may be on the meta device.
 
@@ -202,11 +112,7 @@ def outline(module: nn.Module, *, name: str, revision: str | None = None) -> Bas
     module.eval()
     layers_path, layers = _find_layers(module, name)
     decoder = module.get_submodule(layers_path.rpartition(".")[0])
-    head = module.get_output_embeddings()  # type: ignore[operator]
-    if not isinstance(head, nn.Linear):
-        raise UserError(f"model '{name}' has no linear language-model head, which log-probabilities are computed from")
-    embedding = module.get_input_embeddings()  # type: ignore[operator]
-    tied = head.weight is embedding.weight
+    head, tied = _find_head(module, name)
     return BaseModel(
         name=name,
         revision=revision,
@@ -222,44 +128,15 @@ def outline(module: nn.Module, *, name: str, revision: str | None = None) -> Bas
     )
 
 
-def model_path(name: str) -> str:
-    """Where a model's name leads: a bundled folder, a local folder, or the name itself for the hub.
+def parts_of(module: nn.Module, name: str) -> tuple[dict[str, Part], bool]:
+    """Part of each tensor of a model, as :class:`BaseModel` has them, and whether its head is tied; nothing is changed.
 
     Raises:
-        UserError: no bundled model of that name, or a path that is not a model folder.
+        UserError: no single list of decoder layers, or no plain linear head.
     """
-    if name.startswith(BUNDLED_PREFIX):
-        bundled = resources.files("onelayer") / "bundled"
-        known = sorted(entry.name for entry in bundled.iterdir() if (entry / "config.json").is_file())
-        if name.removeprefix(BUNDLED_PREFIX) not in known:
-            raise UserError(
-                f"there is no bundled model '{name}'; there are {', '.join(BUNDLED_PREFIX + k for k in known)}"
-            )
-        return str(bundled / name.removeprefix(BUNDLED_PREFIX))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"folder '{name}' holds no model: it has no config.json")
-        return str(folder)
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise UserError(
-            f"there is no model folder '{name}'; give a folder, a hub name like Qwen/Qwen3-1.7B-Base, or {_example()}"
-        )
-    return name
-
-
-def _example() -> str:
-    return f"{BUNDLED_PREFIX}qwen3-arithmetic"
-
-
-@contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Whatever the loaders of transformers raise about a model's files becomes one sentence."""
-    try:
-        yield
-    except Exception as error:  # a dozen types over the loaders' versions: OSError, SafetensorError, validation errors
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"model '{name}' cannot be loaded: {reason}") from error
+    layers_path, _ = _find_layers(module, name)
+    head, tied = _find_head(module, name)
+    return _find_parts(module, layers_path, head, tied), tied
 
 
 def _find_layers(module: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
@@ -276,17 +153,30 @@ def _find_layers(module: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
     return found[0]
 
 
+def _find_head(module: nn.Module, name: str) -> tuple[nn.Linear, bool]:
+    """The language-model head, and whether its weight is the embedding's."""
+    head = module.get_output_embeddings()  # type: ignore[operator]
+    if not isinstance(head, nn.Linear):
+        raise UserError(f"model '{name}' has no linear language-model head, which log-probabilities are computed from")
+    embedding = module.get_input_embeddings()  # type: ignore[operator]
+    return head, head.weight is embedding.weight
+
+
 def _find_parts(module: nn.Module, layers_path: str, head: nn.Linear, tied: bool) -> dict[str, Part]:
     parts: dict[str, Part] = {}
+    above = False
     for name, tensor in module.named_parameters():
         if name.startswith(layers_path + "."):
+            above = True
             index, _, inside = name.removeprefix(layers_path + ".").partition(".")
             parts[name] = Part(int(index), _module_kind(inside))
         elif (tensor is head.weight and not tied) or (head.bias is not None and tensor is head.bias):
             parts[name] = Part(None, "head")
         else:
-            # What is neither layers, head nor a norm feeds the first layer: token and position embeddings.
-            parts[name] = Part(None, "final_norm" if _is_norm(name) else "embed")
+            # What is neither layers, head nor final norm feeds the first layer: token and position embeddings, and
+            # Bloom's norm of these. LFM2's embedding_norm comes after the layers, and OPT names its final norm before them.
+            final = _is_norm(name) and (above or "embed" not in name)
+            parts[name] = Part(None, "final_norm" if final else "embed")
     return parts
 
 
@@ -306,36 +196,35 @@ def _module_kind(inside: str) -> str:
     return "other"
 
 
-def _stop_tokens(module: nn.Module, tokenizer: Any, name: str) -> tuple[int, ...]:
-    generation = getattr(module, "generation_config", None)
-    listed = getattr(generation, "eos_token_id", None)
-    ids = listed if isinstance(listed, list) else [listed]
-    stops = {int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None}
-    if not stops:
-        raise UserError(
-            f"model '{name}' has no end-of-sequence token, so no completion would ever end; set eos_token_id"
-        )
-    return tuple(sorted(stops))
+def tensors_hash(
+    module: nn.Module, dtype: torch.dtype | None = torch.float32, *, through: torch.dtype | None = None
+) -> str:
+    """SHA-256 over names, types, shapes and bytes of all parameters in a type, by way of another one if need be.
 
-
-def _check_head(base: BaseModel) -> None:
-    """Log-probabilities are computed from the head in chunks: refuse models that do more to their logits than the head."""
-    ids = torch.arange(4, device=base.device).remainder(base.head.out_features)[None]
-    with torch.no_grad():
-        logits = base.module(input_ids=ids, use_cache=False).logits
-        plain = base.head(base.decoder(input_ids=ids, use_cache=False).last_hidden_state)
-    if not torch.allclose(logits, plain, rtol=1e-3, atol=1e-3):
-        raise UserError(f"model '{base.name}' scales or caps its logits after the head, which is not supported")
-
-
-def tensors_hash(module: nn.Module, dtype: torch.dtype | None = None) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters, as they are or as they would be in another type."""
+    In float32 a checkpoint has one hash, whichever type that holds all of its values it was loaded in. ``dtype`` None
+    takes each tensor as it is.
+    """
     digest = hashlib.sha256()
     for name, parameter in module.named_parameters():
-        tensor = parameter.detach().to("cpu", dtype or parameter.dtype).contiguous()
+        own = parameter.detach().to("cpu", through or parameter.dtype)
+        tensor = own.to(dtype or parameter.dtype).contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def is_base(module: nn.Module, hash: str, own: str | None = None) -> bool:
+    """Whether a hash names a model, whose own hash is ``own`` where that is known.
+
+    Also where the delta's base was this one, rounded to a narrower type: that loses nothing of what the hash says.
+    """
+    if hash == (own or tensors_hash(module)):
+        return True
+    rounded = (torch.bfloat16, torch.float16)
+    # A base that was held in another type than float32 was once hashed in that type.
+    return any(tensors_hash(module, through=dtype) == hash for dtype in rounded) or any(
+        tensors_hash(module, dtype) == hash for dtype in (*rounded, None)
+    )
 
 
 def fingerprint(tensor: Tensor) -> int:

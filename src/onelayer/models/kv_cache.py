@@ -1,10 +1,15 @@
 """The key/value cache of a generation: written in place, instead of copied whole for every token as transformers does.
 
-What attention sees is the same, so results are. Layers of another kind (sliding windows) keep transformers' own cache.
+What attention sees is the same, so results are. Layers of another kind (sliding windows, convolutions, recurrent states)
+keep transformers' own cache.
 """
 
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import (
+    DynamicCache,
+    DynamicLayer,
+    LinearAttentionCacheLayerMixin,
+)
 
 from onelayer.models.base import BaseModel
 
@@ -69,3 +74,19 @@ def new_cache(base: BaseModel, most: int) -> DynamicCache:
     cache = DynamicCache(config=base.module.config)
     cache.layers = [RoomyLayer(most) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def select_rows(cache: DynamicCache, indices: Tensor) -> None:
+    """Keep some rows of a cache, in this order; a row may be kept several times."""
+    for layer in cache.layers:
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            # States that do not grow with the tokens, and the attention beside them in the same layer, if any.
+            layer.reorder_cache(indices)
+        else:
+            layer.batch_select_indices(indices)
+
+
+def unknown_layers(cache: DynamicCache) -> list[str]:
+    """Kinds of layers of which :func:`select_rows` does not know that it takes all of a row's state along."""
+    generic = DynamicLayer.__module__
+    return sorted({type(layer).__name__ for layer in cache.layers if type(layer).__module__ not in (generic, __name__)})

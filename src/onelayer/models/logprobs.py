@@ -4,6 +4,7 @@ With a vocabulary of 152K the logits of 8 x 3072 tokens take 15 GB in fp32. They
 are computed once, and the head is applied to a chunk of tokens at a time.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -69,6 +70,16 @@ def completion_logprobs(
     )
     zeros = torch.zeros(chosen.shape, dtype=torch.float32, device=hidden.device)
     return zeros.masked_scatter(chosen, logps_N), zeros.masked_scatter(chosen, entropy_N)
+
+
+def left_pad(prompts: Sequence[Sequence[int]], width: int) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of prompts, padded on the left to ``width``: two (n, width) int64 tensors."""
+    ids = torch.zeros(len(prompts), width, dtype=torch.int64)
+    mask = torch.zeros(len(prompts), width, dtype=torch.int64)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.int64)
+        mask[i, width - len(prompt) :] = 1
+    return ids, mask
 
 
 def position_ids(mask_BL: Tensor) -> Tensor:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from onelayer.errors import UserError
 from onelayer.judging.contribution import Verdict
 from onelayer.judging.profile import ArmProfile, Profile
@@ -18,6 +16,7 @@ from onelayer.storage.arm_names import BASE, FULL, arm_of, layer_alone, parse
 from onelayer.storage.arm_record import ARM, ArmRecord
 from onelayer.storage.manifest import MANIFEST, Manifest
 from onelayer.storage.records import check_metrics, norm_by_layer, read_lines, read_text
+from onelayer.storage.yaml_text import parse_yaml
 
 Interval = tuple[float, float]
 
@@ -208,8 +207,8 @@ def read_scan(folder: Path) -> Scan:
         )
     arms = [read_arm(arm) for arm in sorted(arms_folder.iterdir()) if arm.is_dir()] if arms_folder.is_dir() else []
     try:
-        settings = yaml.safe_load(read_text(config)) if config.exists() else {}
-    except yaml.YAMLError as error:
+        settings = parse_yaml(read_text(config)) if config.exists() else {}
+    except ValueError as error:
         raise UserError(f"{config} is not valid YAML ({error}); restore it or remove it") from error
     if not isinstance(settings, Mapping):
         raise UserError(f"{config} should hold `key: value` lines")

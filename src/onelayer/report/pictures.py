@@ -1,6 +1,7 @@
 """The contribution curve as PNG and SVG for papers, and the numbers behind it as CSV."""
 
 import csv
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,20 +34,23 @@ COLUMNS = (
 )
 
 
-def safe_cell(value: object) -> str:
+def safe_cell(value: object) -> str | int | float:
     """A value as a CSV field that no spreadsheet takes for a formula.
 
-    Text that starts with = + - @, a tab or a carriage return gets a leading apostrophe; numbers stay numbers.
+    Text that begins with = + - @, also in their full-width and small forms and after blanks, quotes and what cannot be
+    seen, or with a tab or a carriage return, gets a leading apostrophe; numbers stay numbers.
     """
     if value is None:
         return ""
     if isinstance(value, int | float):
-        return repr(value)
+        return value
     text = str(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    plain = unicodedata.normalize("NFKC", text)
+    first = next((c for c in plain if c.isprintable() and not c.isspace() and c not in "\"'`"), "")
+    return f"'{text}" if first in tuple("=+-@") or text.startswith(("\t", "\r")) else text
 
 
-def csv_row(row: Entry) -> list[str]:
+def csv_row(row: Entry) -> list[str | int | float]:
     """An arm in the order of ``COLUMNS``; what is not known is empty."""
     difference_low, difference_high = row.difference_ci or (None, None)
     ci_low, ci_high = row.contribution_ci or (None, None)
@@ -74,7 +78,8 @@ def csv_row(row: Entry) -> list[str]:
 def write_csv(view: View, path: Path) -> None:
     """Write base, full, the layers in the model's order and the strategies, one row each."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
+        # Text is quoted: where lists are separated by semicolons, one inside a name would begin a field of its own.
+        writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
         writer.writerow(COLUMNS)
         writer.writerows(csv_row(row) for row in (view.base, view.full, *view.layers, *view.strategies))
 

@@ -6,12 +6,12 @@ from itertools import groupby
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from onelayer.arms.lora import SCALE
 from onelayer.arms.spec import ArmSpec
 from onelayer.models.base import BaseModel
 from onelayer.models.part import OUTER, Part
+from onelayer.storage.screen import literal
 
 
 def plan_table(base: BaseModel, spec: ArmSpec, learning_rate: float) -> RenderableType:
@@ -46,7 +46,7 @@ def plan_table(base: BaseModel, spec: ArmSpec, learning_rate: float) -> Renderab
         embedding = any(base.parts[name] == Part(None, "embed") for name in spec.rates)
         state = "trains with it" if embedding else "stays frozen with it"
         notes.append(f"the head is tied to the embedding and {state}")
-    return Group(table, *(Text(note, style="dim") for note in notes))
+    return Group(table, *(literal(note, "dim") for note in notes))
 
 
 def _rows(base: BaseModel, spec: ArmSpec) -> list[tuple[str, list[str]]]:

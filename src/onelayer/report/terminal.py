@@ -12,6 +12,7 @@ from onelayer.report import wording
 from onelayer.report.data import Entry, View
 from onelayer.report.quantity import Quantity
 from onelayer.report.verdicts import LOOKS
+from onelayer.storage.screen import literal
 
 PLAIN = str.maketrans({"–": "-", "−": "-", "\N{NO-BREAK SPACE}": " "})
 """Terminals and pipes may have an encoding without these characters."""
@@ -88,11 +89,11 @@ def render(profile: Profile) -> RenderableType:
     """Arrange a profile for printing: headline, table of the layers in the model's order, bars, recommendation."""
     view = View.of(profile)
     quantity = Quantity.of(view)
-    parts: list[RenderableType] = [Text(wording.headline(view).translate(PLAIN), style="bold"), Text()]
+    parts: list[RenderableType] = [literal(wording.headline(view).translate(PLAIN), "bold"), Text()]
     if view.layers:
         bars = [(str(row.layer), value, LOOKS[row.verdict].terminal) for row, value in quantity.points(view.layers)]
         parts += [_table(view, quantity), Text(), BarChart(bars, quantity.full, quantity.decimals), Text()]
-    parts += [Text(warning, style="yellow") for warning in profile.warnings]
+    parts += [literal(warning, "yellow") for warning in profile.warnings]
     if profile.recommended:
-        parts.append(Text(f"Recommended: train {profile.recommended.plan}. {profile.recommended.reason}"))
+        parts.append(literal(f"Recommended: train {profile.recommended.plan}. {profile.recommended.reason}"))
     return Group(*parts)

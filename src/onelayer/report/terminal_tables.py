@@ -3,10 +3,10 @@
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from onelayer.judging.compare import Comparison, Correlation
 from onelayer.judging.vote import Vote
+from onelayer.storage.screen import literal
 
 
 def comparison_tables(comparison: Comparison) -> RenderableType:
@@ -26,7 +26,7 @@ def comparison_tables(comparison: Comparison) -> RenderableType:
             low, high = row.spearman_range
             stable.add_row(row.name, f"{row.spearman:.2f}", f"{low:.2f} to {high:.2f}", f"{row.best_stays:.0%}")
         shown.append(stable)
-    return Group(*shown, *(Text(note, style="dim") for note in comparison.notes))
+    return Group(*shown, *(literal(note, "dim") for note in comparison.notes))
 
 
 def vote_tables(vote: Vote) -> RenderableType:
@@ -41,8 +41,8 @@ def vote_tables(vote: Vote) -> RenderableType:
     overlap = "no pair of voters solves anything new" if vote.jaccard is None else f"{vote.jaccard:.1%}"
     return Group(
         table,
-        Text(f"mean pairwise Jaccard overlap of newly solved problems: {overlap}"),
-        Text(f"solved by at least one voter: {vote.any_voter:.4f}"),
+        literal(f"mean pairwise Jaccard overlap of newly solved problems: {overlap}"),
+        literal(f"solved by at least one voter: {vote.any_voter:.4f}"),
     )
 
 

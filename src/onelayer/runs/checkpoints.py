@@ -7,9 +7,7 @@ commit does not exist. The newest commit of which every byte is as it was writte
 
 import contextlib
 import errno
-import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from onelayer.errors import UserError
 from onelayer.runs.events import ArmState
+from onelayer.storage.doors import cut, remove, require_inside
 from onelayer.storage.files import checksum, flush, read_sealed, why, write_sealed, writing
 
 
@@ -75,7 +74,7 @@ class Checkpoints:
             write_sealed(self._commit(next_step), {"next_step": next_step, "seconds": seconds, "arms": entries})
         except BaseException:
             if not self._commit(next_step).exists():
-                shutil.rmtree(target, ignore_errors=True)
+                remove(target)
             raise
         for step in self._steps()[self.keep :]:
             self._remove(step)
@@ -99,7 +98,7 @@ class Checkpoints:
                 entry = state["arms"][name]
                 found[name] = ArmState(name, load_file(self._file(step, name)), entry["counters"])
                 with writing(self.log(name)):
-                    os.truncate(self.log(name), entry["log"]["bytes"])
+                    cut(self.log(name), entry["log"]["bytes"])
             self._remove_all_but(steps[len(notes) :])
             return SetState(step, float(state["seconds"]), found, notes)
         if steps:
@@ -108,7 +107,7 @@ class Checkpoints:
                 f"its arms ({', '.join(names)}) from the start"
             )
         for name in names:
-            self.log(name).unlink(missing_ok=True)
+            remove(self.log(name))
         self._remove_all_but([])
         return SetState(0, 0.0, {}, notes)
 
@@ -116,7 +115,7 @@ class Checkpoints:
         """Remove all states, those of a set that is done."""
         for step in self._steps():
             self._remove(step)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
         with contextlib.suppress(OSError):  # other sets still train
             self.folder.parent.rmdir()
 
@@ -158,14 +157,19 @@ class Checkpoints:
         return state
 
     def _steps(self) -> list[int]:
-        """The committed steps, the newest first."""
+        """The committed steps, the newest first.
+
+        Raises:
+            UserError: the folder, or one above it, is a link out of the run's folder.
+        """
+        require_inside(self.folder)
         found = (re.fullmatch(r"step-(\d+)\.json", path.name) for path in self.folder.glob("step-*.json"))
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
     def _remove(self, step: int) -> None:
         """Take a state back: first its commit, so that what follows may stop anywhere."""
-        self._commit(step).unlink(missing_ok=True)
-        shutil.rmtree(self.folder / f"step-{step:06d}", ignore_errors=True)
+        remove(self._commit(step))
+        remove(self.folder / f"step-{step:06d}")
 
     def _remove_all_but(self, steps: Sequence[int]) -> None:
         """Remove damaged states, and those that a killed process never committed."""
@@ -177,7 +181,7 @@ class Checkpoints:
         kept = {f"step-{step:06d}" for step in steps}
         for path in self.folder.iterdir():
             if path.is_dir() and path.name not in kept:
-                shutil.rmtree(path, ignore_errors=True)
+                remove(path)
 
     def _commit(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}.json"

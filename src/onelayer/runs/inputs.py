@@ -10,13 +10,17 @@ import torch
 from onelayer.config.configs import TrainConfig
 from onelayer.config.model import ModelConfig
 from onelayer.errors import UserError
-from onelayer.models.base import BaseModel, load_base
+from onelayer.models.base import BaseModel
+from onelayer.models.load import load_base
+from onelayer.models.source import check_weights
+from onelayer.models.stored_types import stored_types, widest
 from onelayer.tasks.base import Split, Task
 from onelayer.tasks.benchmarks import is_training_set
-from onelayer.tasks.dataset import DatasetTask, load_reward, load_rows
+from onelayer.tasks.dataset import DatasetTask, load_rows
 from onelayer.tasks.graders.code_sandbox import shared_sandbox
 from onelayer.tasks.readers import refuse_unread
 from onelayer.tasks.registry import get_task, require_known
+from onelayer.tasks.reward_file import load_reward
 from onelayer.tasks.training import load_training_task
 from onelayer.training.prompts import EncodedSplit
 from onelayer.training.rollout import way_of
@@ -37,7 +41,7 @@ def load_task(config: TrainConfig) -> Task:
         start_sandbox(config.dataset, False, require=config.require_sandbox)
         assert config.dataset is not None and config.reward is not None
         reward = load_reward(config.reward)
-        rows = load_rows(config.dataset)
+        rows = load_rows(config.dataset, config.prompt_column)
         return DatasetTask(
             Path(config.dataset).stem, rows, reward, config.prompt_column, config.selection_size, config.test_size
         )
@@ -86,6 +90,28 @@ def load_model(config: ModelConfig) -> BaseModel:
     elif "OMP_NUM_THREADS" not in os.environ and base.num_parameters < TINY_MODEL:
         torch.set_num_threads(1)
     return base
+
+
+def load_to_merge(config: ModelConfig) -> tuple[BaseModel, dict[str, torch.dtype] | None]:
+    """The base with all bits of its checkpoint, and the types of the checkpoint's tensors by their names in its files.
+
+    With ``dtype`` the base is in that type, and no types are kept.
+
+    Raises:
+        UserError: as :func:`load_model`.
+    """
+    if config.dtype != "auto":
+        return load_model(config), None
+    check_weights(config.model, config.revision)
+    types = stored_types(config.model, config.revision)
+    base = load_base(
+        config.model,
+        revision=config.revision,
+        dtype=widest(types),
+        device="cpu" if config.device == "auto" else config.device,
+        trust_remote_code=config.trust_remote_code,
+    )
+    return base, types
 
 
 def load_splits(base: BaseModel, task: Task, config: TrainConfig) -> dict[Split, EncodedSplit]:

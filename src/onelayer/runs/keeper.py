@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from rich.markup import escape
-
 from onelayer.arms.delta_files import DELTA, write_delta
 from onelayer.config.configs import TrainConfig
 from onelayer.errors import GuardTripped, RunStopped, UserError
@@ -77,8 +75,7 @@ class Keeper:
             case FewerRows():
                 self.pin(event)
             case Said():
-                text = escape(event.text)
-                self.progress.say(f"[yellow]{text}[/]" if event.warns else text)
+                self.progress.say(event.text, "yellow" if event.warns else "")
             case Noted():
                 self.progress.note(event.text)
             case Finished():
@@ -93,7 +90,7 @@ class Keeper:
         self.folder.pin_cut(cut.place, cut.step, cut.rows)
         shown = ", ".join(f"{option} is {rows}" for option, rows in cut.rows.items())
         which = "scoring" if cut.step >= self.config.steps or cut.place == "base" else f"step {cut.step}"
-        self.progress.say(f"[yellow]out of memory in {which}: from here on {shown}, pinned in the manifest[/]")
+        self.progress.say(f"out of memory in {which}: from here on {shown}, pinned in the manifest", "yellow")
 
     def note_end(self, under_way: SetUnderWay, error: GuardTripped | UserError) -> None:
         """Give what ends the run a last row in the arms' metrics, for the report; a continued run cuts it off again."""
@@ -110,7 +107,7 @@ class Keeper:
             for tracker in self.trackers:
                 tracker.log(name, record)
             for sentence in sentences(record):
-                self.progress.say(f"[yellow]{escape(sentence)}[/]")
+                self.progress.say(sentence, "yellow")
             if record.get("stopped"):
                 under_way.stopped.add(name)
         under_way.step = event.step + 1
@@ -125,7 +122,7 @@ class Keeper:
                 self.write_page()
             except (UserError, RunStopped) as error:
                 # Days of training do not end because the page for looking at them cannot be written.
-                self.progress.say(f"[yellow]{escape(str(error))}; the page is not written any more while training[/]")
+                self.progress.say(f"{error}; the page is not written any more while training", "yellow")
                 self.write_page = None
             took = time.monotonic() - started
             self._next_page = started + max(PAGE_SECONDS, 20 * took)
@@ -144,16 +141,16 @@ class Keeper:
             write_scores(temporary, test)
         self.scores[name] = test.score
         if sentence := failure_sentence(test.reasons, len(test.reward)):
-            self.progress.say(f"[yellow]{name}, test problems: {sentence}[/]")
+            self.progress.say(f"{name}, test problems: {sentence}", "yellow")
         scored = {"arm": arm_of(name), "reasons": test.reasons, "score": self.scores[name]}
         self.folder.write_arm(name, record.changed(**scored), self.base)
         if event.delta is not None:
             self._say_score(name, record)
 
     def _say_score(self, name: str, record: ArmRecord) -> None:
-        line = f"[bold]{name}[/]  score {self.scores[name]:.4f}"
+        line = f"  score {self.scores[name]:.4f}"
         gain, full = self.scores[name] - self.scores[BASE], self.scores.get(FULL)
         line += f" ({gain:+.4f})"
         if record.kind == "layer" and full is not None and full > self.scores[BASE]:
             line += f"  C({record.layer}) = {gain / (full - self.scores[BASE]):.2f}"
-        self.progress.say(line)
+        self.progress.say(line, head=name)

@@ -3,6 +3,7 @@
 A run that continues, and every worker of a cluster, has to have the same one.
 """
 
+import hashlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from onelayer.runs.code_hash import source_hashes
 from onelayer.storage.files import checksum
 from onelayer.storage.manifest import Manifest
 from onelayer.tasks.base import Split
+from onelayer.tasks.reward_file import source_files
 from onelayer.training.prompts import EncodedSplit
 from onelayer.version import __version__
 
@@ -73,8 +75,9 @@ def hardware(base: BaseModel) -> str:
 
 
 def _reward_hash(config: TrainConfig) -> str | None:
-    """SHA-256 of the file of an own reward function."""
-    return checksum(Path(config.reward.rpartition(":")[0]).expanduser()) if config.reward else None
+    """SHA-256 of the file of an own reward function; with the files beside it that it imports, of all their hashes."""
+    sums = [checksum(file) for file in source_files(config.reward)] if config.reward else [None]
+    return sums[0] if len(sums) == 1 else hashlib.sha256(" ".join(map(str, sums)).encode()).hexdigest()
 
 
 def check_same(path: Path, found: Manifest, manifest: Manifest) -> list[str]:

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from onelayer.config.configs import TrainConfig
 from onelayer.config.sources import read_yaml
@@ -60,7 +59,7 @@ def open_run(
             _refuse_other_engines(output, config)
         folder = (RunFolder.resume if config.resume else RunFolder.create)(output, manifest, config)
         for note in ([left_behind] if left_behind else []) + folder.notes:
-            progress.say(f"[yellow]{escape(note)}[/]")
+            progress.say(note, "yellow")
         if isinstance(task, BenchmarkTask):
             write_json(folder.path / "task.json", task.description)
         try:
@@ -71,7 +70,7 @@ def open_run(
             run = Run(keeper, task, data, training, runner)
             if config.top_p < 1 or config.top_k > 0:
                 progress.say(
-                    "[yellow]With top_p or top_k the ratios and the divergence are of the untruncated policy.[/]"
+                    "With top_p or top_k the ratios and the divergence are of the untruncated policy.", "yellow"
                 )
             run.score_base()
         except UserError:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from onelayer.storage.arm_names import FULL
+from onelayer.storage.screen import literal, visible
 from onelayer.training.loop import Record
 
 
@@ -22,15 +23,15 @@ class RunProgress:
         self._started, self._first = time.monotonic(), 0
         self._live = console.is_terminal
         self._bars = Progress(
-            TextColumn("{task.description:<16}"),
+            TextColumn("{task.description:<16}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(),
             console=console,
             disable=not self._live,
         )
-        self._whole = self._bars.add_task("[bold]all arms", total=None, note="")
+        self._whole = self._bars.add_task("all arms", total=None, note="")
         self._arms: dict[str, TaskID] = {}
         self._sets = 0
         """Sets that train at this time."""
@@ -45,13 +46,13 @@ class RunProgress:
     ) -> None:
         self._bars.stop()
 
-    def say(self, text: str) -> None:
-        """Print a line above the bars."""
-        self._bars.console.print(text, highlight=False)
+    def say(self, text: str, style: str = "", *, head: str = "") -> None:
+        """Print a line above the bars, what is said of ``head`` after it."""
+        self._bars.console.print(literal(head, "bold") + literal(text, style), highlight=False)
 
     def note(self, text: str) -> None:
         """Say beside the first bar what goes on besides training."""
-        self._bars.update(self._whole, note=text)
+        self._bars.update(self._whole, note=visible(text))
 
     def expect(self, names: Sequence[str]) -> None:
         """Count these arms in."""

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rich.markup import escape
-
 from onelayer.arms.spec import ArmSpec
 from onelayer.config.configs import TrainConfig
 from onelayer.models.base import BaseModel
@@ -143,10 +141,11 @@ class Run:
         left_out = sum(split.too_long for split in self.data.values())
         note = f" ({left_out} prompts over {self.config.max_prompt_length} tokens left out)" if left_out else ""
         for remark in notes_of(self.task):
-            self.progress.say(escape(remark))
+            self.progress.say(remark)
+        score = self.keeper.scores[BASE]
         self.progress.say(
-            f"[bold]base[/]  score {self.keeper.scores[BASE]:.4f} on {completions} completions of {problems} "
-            f"test problems{note}"
+            f"  score {score:.4f} on {completions} completions of {problems} test problems{note}",
+            head=BASE,
         )
 
     def scorer(self, place: Place, evaluate: Evaluate | None = None) -> Scorer:
@@ -159,7 +158,7 @@ class Run:
         checkpoints = self.folder.checkpoints(number, self.config.save_total_limit)
         state = checkpoints.load([spec.name for spec in specs])
         for note in state.notes:
-            self.progress.say(f"[yellow]{escape(note)}[/]")
+            self.progress.say(note, "yellow")
         cuts = self.folder.manifest.cuts
         job = Job(number, specs, until, cuts, state.next_step, state.seconds, state.arms)
         self.progress.start_set(job.names, job.start)

@@ -22,6 +22,7 @@ from onelayer.runs.manifest import check_same
 from onelayer.runs.tracking import append_records
 from onelayer.storage.arm_names import BASE
 from onelayer.storage.arm_record import ARM, ArmRecord
+from onelayer.storage.doors import require_file, require_inside
 from onelayer.storage.files import (
     atomic_path,
     checksum,
@@ -31,6 +32,7 @@ from onelayer.storage.files import (
     write_text,
     writing,
 )
+from onelayer.storage.lines import numbered_lines, read_text
 from onelayer.storage.lock import LOCK_FILE
 from onelayer.storage.manifest import MANIFEST, Manifest
 from onelayer.training.loop import Record
@@ -105,6 +107,8 @@ class RunFolder:
             folder._check_arm(name)
         folder._check_arm(BASE)
         for number, names in enumerate(folder.manifest.sets):
+            # Now, not after the hours in which the sets before it train.
+            require_inside(folder._states(number), path)
             if all(folder.finished(name) for name in names):
                 folder.checkpoints(number, config.save_total_limit).drop()
         folder._write_config(config)
@@ -139,10 +143,10 @@ class RunFolder:
         Raises:
             UserError: it would be outside of the run's folder, or cannot be made.
         """
-        arms = self.path / "arms"
-        folder = arms / name
-        if Path(name).name != name or folder.is_symlink() or arms.is_symlink():
+        folder = self.path / "arms" / name
+        if Path(name).name != name:
             raise UserError(f"'{folder}' leads out of the run's folder '{self.path}'")
+        require_inside(folder, self.path)
         return make_folder(folder)
 
     def finished(self, name: str) -> bool:
@@ -161,6 +165,7 @@ class RunFolder:
         """Copy an arm's files under another name, all but the ``arm.json`` that would make it done."""
         for path in self.arm(name).iterdir():
             if path.name != ARM:
+                require_file(path)
                 with atomic_path(self.arm(new_name) / path.name) as temporary:
                     shutil.copyfile(path, temporary)
 
@@ -189,7 +194,7 @@ class RunFolder:
 
     def read_records(self, name: str) -> list[Record]:
         """The metrics that an arm has logged so far."""
-        return [json.loads(line) for line in self._log(name).read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for _, line in numbered_lines(read_text(self._log(name)))]
 
     def write_record(self, name: str, record: Record) -> None:
         """Append a step's metrics to the ``metrics.jsonl`` of an arm."""
@@ -198,11 +203,14 @@ class RunFolder:
 
     def checkpoints(self, number: int, keep: int) -> Checkpoints:
         """The states of set ``number`` while it trains, of which ``keep`` are kept."""
-        return Checkpoints(self.path / "state" / f"set-{number:03d}", self._log, keep)
+        return Checkpoints(self._states(number), self._log, keep)
 
     def discard(self) -> None:
         """Remove the folder of a run that never got to its first step."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _states(self, number: int) -> Path:
+        return self.path / "state" / f"set-{number:03d}"
 
     def _log(self, name: str) -> Path:
         return self.arm(name) / "metrics.jsonl"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from onelayer.errors import UserError, did_you_mean
+from onelayer.storage.doors import append_text, require_inside
 
 
 class Tracker(Protocol):
@@ -33,6 +34,7 @@ class TensorBoard:
     def log(self, arm: str, record: Mapping[str, Any]) -> None:
         """Take the metrics of one step."""
         if arm not in self._writers:
+            require_inside(self._folder / arm)
             self._writers[arm] = self._new(str(self._folder / arm))
         writer = self._writers[arm]
         for name, value in numbers(record).items():
@@ -95,6 +97,4 @@ def numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 def append_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Append to a ``metrics.jsonl``, one JSON object a line."""
-    with path.open("a", encoding="utf-8") as file:
-        for record in records:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+    append_text(path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))

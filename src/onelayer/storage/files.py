@@ -1,16 +1,17 @@
 """Writing files so that a reader finds the old one or the new one whole, never a torn one, and checking what is read.
 
-A file is written under a temporary name, flushed to the disk and renamed; the rename is flushed too. Whatever the disk
-refuses becomes one sentence that names the file and the reason.
+A file is written in a temporary folder beside it, flushed to the disk and renamed; the rename is flushed too. The folder
+has a name that nobody can foresee, is made anew and is this user's alone: nothing can lie in wait in it. Whatever the
+disk refuses becomes one sentence that names the file and the reason.
 """
 
 import contextlib
 import errno
-import glob
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 from collections.abc import Collection, Iterator, Mapping
@@ -22,6 +23,8 @@ import psutil
 from safetensors import SafetensorError
 
 from onelayer.errors import RunStopped, UserError
+from onelayer.storage.doors import read_text, remove, require_file, require_inside, require_own
+from onelayer.storage.lines import parse_json
 
 REMEDIES = {
     errno.ENOSPC: "free some space",
@@ -67,18 +70,23 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` for a file, or a folder, to be written to: ``path`` is there whole or not at all.
+    """A temporary path for a file, or a folder, to be written to: ``path`` is there whole or not at all.
 
     When the block succeeds, what it wrote is flushed to disk and renamed to ``path``. A folder may only take the place of
     an empty one.
 
     Raises:
+        UserError: there is something else than an ordinary file or folder at ``path``, or it leads out of the folder
+            that the command works in.
         WriteFailed: the disk refused it.
     """
-    temporary = _temporary(path)
+    own = path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
+    temporary = own / path.name
     try:
         with writing(path):
+            require_own(path)
             _remove_abandoned(path)
+            own.mkdir(mode=0o700)  # refused where anything, also a link, has that name
             yield temporary
             for written in (*temporary.rglob("*"), temporary):
                 flush(written)
@@ -86,7 +94,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             flush(path.parent)
     finally:
         with contextlib.suppress(OSError):
-            _remove(temporary)
+            remove(own)
 
 
 @contextmanager
@@ -101,29 +109,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
 
 
-def _temporary(path: Path) -> Path:
-    """Named by the process: a report may be written while the scan that it is about writes its own."""
-    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.tmp")
-
-
 def _machine() -> str:
     return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
 
 
 def _remove_abandoned(path: Path) -> None:
     """Remove what processes of this machine that have ended left of writing ``path``."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{_machine()}.*.tmp"):
-        number = left.name.split(".")[-2]
-        if number.isdecimal() and not psutil.pid_exists(int(number)):
-            _remove(left)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    name = re.compile(re.escape(f".{path.name}.{_machine()}.") + r"(\d{1,9})(\.[0-9a-f]+)?\.tmp")
+    for left in [*path.parent.iterdir()]:
+        match = name.fullmatch(left.name)
+        if match and not psutil.pid_exists(int(match[1])):
+            remove(left)
 
 
 def empty_folder(path: Path) -> None:
@@ -152,7 +148,7 @@ def in_use(path: Path, *, resumable: bool = False) -> UserError:
 
 def flush(path: Path) -> None:
     """Have a file's content, or a folder's names, reach the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:
@@ -161,17 +157,21 @@ def flush(path: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what :func:`atomic_path` of killed processes has left anywhere below a folder that nobody else writes to."""
-    for path in [*folder.rglob(".*.tmp")]:
-        _remove(path)
+    for parent, folders, names in os.walk(folder):  # which enters no links
+        for name in [*folders, *names]:
+            if name.startswith(".") and name.endswith(".tmp"):
+                remove(Path(parent) / name)
+        folders[:] = [name for name in folders if not (name.startswith(".") and name.endswith(".tmp"))]
 
 
 def make_folder(path: Path) -> Path:
     """Make a folder, and those above it, where they are missing.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be made, or leads out of the folder that the command works in.
     """
     try:
+        require_inside(path)
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"folder '{path}' cannot be made: {why(error)}") from error
@@ -203,7 +203,8 @@ def json_text(value: Any) -> str:
 
 
 def checksum(path: Path, size: int | None = None) -> str:
-    """SHA-256 of a file, or of its first ``size`` bytes, in hexadecimal."""
+    """SHA-256 of an ordinary file, or of its first ``size`` bytes, in hexadecimal."""
+    require_file(path)
     with path.open("rb") as file:
         if size is None:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -238,7 +239,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
         ValueError: the content is not what was written.
         OSError: there is no such file, or it cannot be read.
     """
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = parse_json(read_text(path))
     if not isinstance(value, dict) or SEAL not in value or not seal_holds(value):
         raise ValueError("its checksum does not fit its content")
     return {key: item for key, item in value.items() if key != SEAL}

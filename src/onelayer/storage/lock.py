@@ -18,7 +18,9 @@ from typing import Any
 import psutil
 
 from onelayer.errors import UserError
+from onelayer.storage.doors import holding, open_own
 from onelayer.storage.files import in_use, is_free, why
+from onelayer.storage.lines import parse_json
 
 LOCK_FILE = ".lock"
 """In the folder, while a process works there, or after one was killed."""
@@ -36,7 +38,7 @@ def require_free(folder: Path, *, resume: bool) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[str | None]:
-    """Hold a folder, which has to exist, for the length of the block.
+    """Hold a folder, which has to exist, for the length of the block: nothing in it leads out of it meanwhile.
 
     Yields:
         A sentence about the process that held it before and ended without letting go; None where there was none.
@@ -47,7 +49,8 @@ def locked(folder: Path) -> Iterator[str | None]:
     path = folder / LOCK_FILE
     handle, left = _take(path)
     try:
-        yield left
+        with holding(folder):
+            yield left
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
@@ -56,7 +59,7 @@ def locked(folder: Path) -> Iterator[str | None]:
 def _take(path: Path) -> tuple[int, str | None]:
     while True:
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            handle = open_own(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise UserError(f"output '{path.parent}' cannot be written to: {why(error)}") from error
         left = None
@@ -78,7 +81,7 @@ def _take(path: Path) -> tuple[int, str | None]:
                     f"locks ({error.strerror}); if that process is gone, remove '{path}'"
                 ) from error
         # The one before may have removed the file between opening and locking: then this lock is of nothing.
-        if not path.exists() or os.fstat(handle).st_ino != path.stat().st_ino:
+        if not os.path.lexists(path) or os.fstat(handle).st_ino != path.lstat().st_ino:
             os.close(handle)
             continue
         if holder := _holder(handle):
@@ -97,7 +100,7 @@ def _take(path: Path) -> tuple[int, str | None]:
 
 def _holder(handle: int) -> dict[str, Any] | None:
     try:
-        holder = json.loads(os.pread(handle, 65536, 0))
+        holder = parse_json(os.pread(handle, 65536, 0).decode())
     except ValueError:  # empty, or written by half
         return None
     return holder if isinstance(holder, dict) else None

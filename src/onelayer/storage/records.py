@@ -1,6 +1,5 @@
 """Reading JSON files, with one object or one a line (``metrics.jsonl``): what is damaged is one sentence, never skipped."""
 
-import json
 import math
 import re
 from collections import defaultdict
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onelayer.errors import UserError
+from onelayer.storage import lines
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -28,8 +28,8 @@ def read_lines(path: Path) -> list[tuple[dict[str, Any], str]]:
     Raises:
         UserError: it cannot be read, or a line holds something else.
     """
-    lines = read_text(path).splitlines(keepends=True)
-    places = [(line, f"{path}, line {number},") for number, line in enumerate(lines, start=1) if line.endswith("\n")]
+    whole, _, _ = read_text(path).rpartition("\n")
+    places = [(line, f"{path}, line {number},") for number, line in lines.numbered_lines(whole)]
     return [(parse_object(line, where), where) for line, where in places]
 
 
@@ -40,8 +40,8 @@ def read_text(path: Path) -> str:
         UserError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return lines.read_text(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it or remove it") from error
 
 
@@ -52,7 +52,7 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
         UserError: something else.
     """
     try:
-        value = json.loads(text)
+        value = lines.parse_json(text)
     except ValueError as error:
         raise UserError(f"{where} is not valid JSON ({error}); restore it or remove it") from error
     if not isinstance(value, dict):

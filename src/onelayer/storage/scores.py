@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from onelayer.errors import UserError
+from onelayer.storage.doors import require_file
+from onelayer.storage.files import why
 
 Key = tuple[str, int | str]
 """A problem: its benchmark and its id there."""
@@ -118,19 +120,20 @@ def read_scores(path: Path) -> ArmScores:
     Raises:
         UserError: no such file, a damaged one, one without the columns, or with rows that are no scores.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path} does not exist; it should hold the scores of an arm")
     try:
+        require_file(path)
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is damaged or not a parquet file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is damaged or not a parquet file: {why(error)}") from error
     if missing := [name for name in SCHEMA.names if name not in table.column_names]:
         raise UserError(f"{path} lacks the column '{missing[0]}'; it needs {', '.join(SCHEMA.names)}")
     schema = SCHEMA.append(REASON) if REASON.name in table.column_names else SCHEMA
     try:
         table = table.select(schema.names).cast(schema)
     except (pa.ArrowException, ValueError) as error:
-        raise UserError(f"{path} has a column of the wrong type: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} has a column of the wrong type: {why(error)}") from error
     if table.num_rows == 0:
         raise UserError(f"{path} holds no scores")
     if empty := [name for name in SCHEMA.names if table[name].null_count]:

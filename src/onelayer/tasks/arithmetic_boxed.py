@@ -10,7 +10,8 @@ from onelayer.tasks.arithmetic import MARKER, ArithmeticTask
 from onelayer.tasks.base import Problem, Prompt, Split
 from onelayer.tasks.graders.grade import Grade
 from onelayer.tasks.graders.math_answer import grade_math
-from onelayer.tasks.graders.math_text import extract_answer, normalize
+from onelayer.tasks.graders.math_normal import normalize
+from onelayer.tasks.graders.math_text import extract_answer
 
 BOX, BOX_END = r"\boxed{", "}"
 

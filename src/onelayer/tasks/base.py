@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-Prompt = str | list[dict[str, str]]
+Prompt = str | list[dict[str, Any]]
 """Plain text, or chat messages ``[{"role": ..., "content": ...}]`` that go through the model's chat template."""
 
 Split = Literal["train", "selection", "test"]
@@ -42,12 +42,16 @@ class Problem:
     """Text that ends a completion; it is cut off before the reward sees it."""
     scoring: Scoring | None = None
     """The benchmark that the problem belongs to; None: the task's name and the settings of the run."""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """What the chat template gets beside the messages: ``tools`` and keywords of its own."""
 
 
-Reward = Callable[..., list[float | None]]
+Reward = Callable[..., Any]
 """Scores completions, with TRL's signature: ``reward(prompts=..., completions=..., answer=..., **other_columns)``.
 
-Each column is a list as long as ``completions``. A completion is text for a text prompt, and
+It returns a list of numbers, or something that is awaited for one (see ``reward_call.py``). Beside the columns it
+may take ``completion_ids``, ``trainer_state``, ``log_metric`` and ``log_extra``. Each column is a list as long as
+``completions``. A completion is text for a text prompt, and
 ``[{"role": "assistant", "content": text}]`` for chat messages. ``None`` means that this reward does not apply.
 """
 

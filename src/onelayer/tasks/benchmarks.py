@@ -37,7 +37,14 @@ Category = Literal["Math", "Code", "Reasoning", "Language"]
 Place = str | list[str | int]
 """A column, or the way to a value inside one: names and positions."""
 P = TypeVar("P", bound="ProblemSet")
-READ_BY = {"answer_rule": "math", "strict": "math", "reference": "math", "test_stubs": "code", "packed": "code"}
+READ_BY = {
+    "answer_rule": "math",
+    "strict": "math",
+    "reference": "math",
+    "test_stubs": "code",
+    "packed": "code",
+    "float_tolerance": "code",
+}
 """Keys of a problem set that only one grader reads."""
 _TEMPLATES = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
 
@@ -93,6 +100,13 @@ class ProblemSet(Config):
         {}, description="code: text in the tests -> what takes its place, for modules that the sandbox lacks"
     )
     packed: bool = Field(False, description="code: whether tests are packed as LiveCodeBench does")
+    float_tolerance: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="code: how far floats that a script prints may be from the expected ones; 0 is equality of values",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -188,12 +202,14 @@ class ProblemSet(Config):
             "grader": self.grader,
             "answer_rule": self.answer_rule if self.grader == "math" else None,
             "strict": self.strict,
+            "float_tolerance": self.float_tolerance if self.grader == "code" else None,
         }
 
     def grade(self, completions: Sequence[str], expected: Sequence[Mapping[str, Any]]) -> list[Grade]:
         """Grade completions against what :meth:`expected` gave for their problems."""
         if self.grader == "code":
-            return grade_code(completions, [columns["tests"] for columns in expected])
+            tests = [columns["tests"] for columns in expected]
+            return grade_code(completions, tests, float_tolerance=self.float_tolerance)
         answers = [columns["answer"] for columns in expected]
         return grade_math(completions, answers, rule=self.answer_rule, strict=self.strict)
 
@@ -292,7 +308,8 @@ def _not_in_the_sandbox(source: str) -> list[str]:
     nodes = list(ast.walk(ast.parse(source)))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
-    return sorted(name for name in names if name.partition(".")[0] not in sys.stdlib_module_names)
+    there = sys.stdlib_module_names | {"pytest"}  # the grader has a stand-in for it
+    return sorted(name for name in names if name.partition(".")[0] not in there)
 
 
 def _answer_text(answer: Any) -> str:

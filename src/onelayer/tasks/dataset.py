@@ -1,15 +1,16 @@
 """A task from the user's own problems and reward: ``--dataset FILE --reward FILE.py:function``."""
 
 import hashlib
-import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from onelayer.errors import UserError
 from onelayer.tasks.base import Problem, Prompt, Reward, Split
-from onelayer.tasks.sources import is_file_name, read_file, read_hub
+from onelayer.tasks.messages import as_messages, template_arguments, without_fill
+from onelayer.tasks.reward_call import GIVEN, LEFT_OUT
+from onelayer.tasks.sources import TABLES, is_file_name, read_file, read_hub
 
 
 class DatasetTask:
@@ -26,10 +27,17 @@ class DatasetTask:
         self.name = name
         self.reward = reward
         groups: dict[str, list[Problem]] = {}
+        names: dict[str, None] = {}
         for index, row in enumerate(rows):
-            prompt = _prompt(row, prompt_column, name, index)
-            columns = {key: value for key, value in row.items() if key != prompt_column}
-            groups.setdefault(_digest(prompt), []).append(Problem(index, prompt, columns))
+            where = f"data set '{name}', row {index}"
+            prompt = _prompt(row, prompt_column, where)
+            names |= dict.fromkeys(key for key in row if key != prompt_column)
+            columns = {key: row[key] for key in row if key not in (prompt_column, *GIVEN, *LEFT_OUT)}
+            template = {} if isinstance(prompt, str) else template_arguments(row, where)
+            problem = Problem(index, prompt, columns, template=template)
+            groups.setdefault(_digest(problem), []).append(problem)
+        self.notes = _note(names)
+        """What the user should know of the columns, in sentences."""
         if len(groups) <= selection + test:
             raise UserError(
                 f"data set '{name}' has {len(groups)} distinct prompts, too few for {test} test and {selection} selection "
@@ -49,60 +57,43 @@ class DatasetTask:
         return self._splits[split]
 
 
-def _prompt(row: dict[str, Any], column: str, name: str, index: int) -> Prompt:
+def _prompt(row: Mapping[str, Any], column: str, where: str) -> Prompt:
     if column not in row:
-        raise UserError(f"data set '{name}', row {index}: no column '{column}'; it has {', '.join(sorted(row))}")
+        raise UserError(f"{where}: no column '{column}'; it has {', '.join(sorted(row))}")
     prompt = row[column]
-    if isinstance(prompt, str) and prompt:
-        return prompt
-    if (
-        isinstance(prompt, list)
-        and prompt
-        and all(
-            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in prompt
-        )
-    ):
-        return [{"role": m["role"], "content": m["content"]} for m in prompt]
-    raise UserError(
-        f"data set '{name}', row {index}: column '{column}' is neither text nor a list of messages with role and content"
-    )
+    if isinstance(prompt, str) and not prompt.strip():
+        raise UserError(f"{where}: column '{column}' is empty")
+    found = prompt if isinstance(prompt, str) else as_messages(prompt, where)
+    if found is None:
+        raise UserError(f"{where}: column '{column}' is neither text nor a list of messages with role and content")
+    return found
 
 
-def _digest(prompt: Prompt) -> str:
-    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()
+def _digest(problem: Problem) -> str:
+    """Equal prompts have the same: tools and keywords of the template belong to a prompt."""
+    seen = [problem.prompt, problem.template] if problem.template else problem.prompt
+    return hashlib.sha256(json.dumps(seen, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def load_rows(name: str) -> list[dict[str, Any]]:
+def _note(columns: Iterable[str]) -> tuple[str, ...]:
+    """What the user should know of the columns that the reward does not get."""
+    taken = sorted({*GIVEN, *LEFT_OUT}.intersection(columns))
+    shown = ", ".join(f"'{name}'" for name in taken)
+    say = "what the reward gets under such a name is of the run, as in TRL; rename a column that it should get"
+    return (f"columns left out of the reward's: {shown}; {say}",) if taken else ()
+
+
+def load_rows(name: str, prompt_column: str = "prompt") -> list[dict[str, Any]]:
     """Rows of a local file (see :mod:`~onelayer.tasks.sources`), or of the train split of a data set on the hub.
 
     Raises:
         UserError: the file is missing or damaged, the hub has no such data set, or ``datasets`` is not installed.
     """
     if is_file_name(name):
-        return read_file(Path(name).expanduser())
-    return [dict(row) for row in read_hub(name)]
-
-
-def load_reward(spec: str) -> Reward:
-    """The function of ``FILE.py:function``.
-
-    Raises:
-        UserError: no such file or function, or a file that raises when it is imported.
-    """
-    file, _, function = spec.rpartition(":")
-    path = Path(file).expanduser()
-    if not file or not function or path.suffix != ".py":
-        raise UserError(f"reward '{spec}' is not FILE.py:function")
-    if not path.is_file():
-        raise UserError(f"reward '{spec}': there is no file {path}")
-    module_spec = importlib.util.spec_from_file_location(f"onelayer_reward_{path.stem}", path)
-    assert module_spec is not None and module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:  # the user's code may raise anything
-        raise UserError(f"reward '{spec}': importing {path} raised {type(error).__name__}: {error}") from error
-    reward = getattr(module, function, None)
-    if not callable(reward):
-        raise UserError(f"reward '{spec}': {path} has no function '{function}'")
-    return reward  # type: ignore[no-any-return]
+        rows, table = read_file(Path(name).expanduser()), name.endswith(TABLES)
+    else:
+        rows, table = [dict(row) for row in read_hub(name)], True
+    if not table:
+        return rows
+    chat = (prompt_column, "tools", "chat_template_kwargs")
+    return [row | {column: without_fill(row[column]) for column in chat if column in row} for row in rows]

@@ -1,15 +1,17 @@
 """Rows of problems from local files (.jsonl, .json, .parquet, .arrow, also gzipped text) or from the hub."""
 
-import gzip
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from onelayer.errors import UserError
+from onelayer.storage.doors import require_file
+from onelayer.storage.lines import numbered_lines, parse_json, read_text, why_not_json
 
 Row = Mapping[str, Any]
-SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet", ".arrow")
+TABLES = (".parquet", ".arrow")
+SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", *TABLES)
 
 
 def is_file_name(name: str) -> bool:
@@ -23,9 +25,10 @@ def read_file(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: the file is missing, damaged or empty.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"data set '{path}' is not there; give a .jsonl, .parquet or .arrow file, or a hub name")
-    rows = _read_table(path) if path.suffix in (".parquet", ".arrow") else _read_json(path)
+    require_file(path)
+    rows = _read_table(path) if path.suffix in TABLES else _read_json(path)
     if not rows:
         raise UserError(f"data set '{path}' has no rows")
     return rows
@@ -72,32 +75,36 @@ def read_hub(
 
 
 def _read_json(path: Path) -> list[dict[str, Any]]:
+    """The rows of JSON lines, or of one list of objects."""
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        text = data.decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"data set '{path}' cannot be read: {error}") from error
-    if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"data set '{path}', line {error.lineno}: not JSON ({error.msg})") from error
-        numbered = list(enumerate(rows, start=1))
-        where = "entry"
-    else:
-        numbered = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-        where = "line"
-    result = []
-    for number, row in numbered:
-        if isinstance(row, str):
-            try:
-                row = json.loads(row)
-            except json.JSONDecodeError as error:
-                raise UserError(f"data set '{path}', line {number}: not JSON ({error.msg})") from error
+    rows = _entries(path, text) if text.lstrip().startswith("[") else _lines(path, text)
+    for where, row in rows:
         if not isinstance(row, dict):
-            raise UserError(f"data set '{path}', {where} {number}: not a JSON object")
-        result.append(row)
-    return result
+            raise UserError(f"data set '{path}', {where}: not a JSON object")
+    return [row for _, row in rows]
+
+
+def _entries(path: Path, text: str) -> list[tuple[str, Any]]:
+    try:
+        return [(f"entry {number}", row) for number, row in enumerate(parse_json(text), start=1)]
+    except ValueError as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UserError(f"data set '{path}'{line}: not JSON ({why_not_json(error)})") from error
+
+
+def _lines(path: Path, text: str) -> list[tuple[str, Any]]:
+    rows = []
+    for number, line in numbered_lines(text):
+        try:
+            rows.append((f"line {number}", parse_json(line)))
+        except ValueError as error:
+            raise UserError(
+                f"data set '{path}', line {number}: not JSON ({why_not_json(error)}); give one JSON object a line"
+            ) from error
+    return rows
 
 
 def _read_table(path: Path) -> list[dict[str, Any]]:
@@ -115,6 +122,7 @@ def _read_table(path: Path) -> list[dict[str, Any]]:
                 opened = pyarrow.ipc.open_file(source) if indexed else pyarrow.ipc.open_stream(source)
                 table = opened.read_all()
     except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"data set '{path}' is no {path.suffix[1:]} file: {str(error).splitlines()[0]}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"data set '{path}' is no {path.suffix[1:]} file: {reason}") from error
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows

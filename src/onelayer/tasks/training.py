@@ -20,7 +20,8 @@ from onelayer.tasks.base import Problem, Prompt, Scoring, Split
 from onelayer.tasks.benchmarks import Benchmark, ProblemSet, TrainingSet, get_benchmark, get_training_set
 from onelayer.tasks.decontaminate import Overlap
 from onelayer.tasks.graders.grade import Grade
-from onelayer.tasks.graders.math_text import extract_answer, normalize
+from onelayer.tasks.graders.math_normal import normalize
+from onelayer.tasks.graders.math_text import extract_answer
 from onelayer.tasks.sources import Row
 
 

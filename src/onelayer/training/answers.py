@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onelayer.config.base import Config
 from onelayer.config.configs import TrainConfig
+from onelayer.config.run import RunConfig
 from onelayer.config.sampling import EvalConfig
 from onelayer.config.update import StepConfig
 from onelayer.errors import UserError
@@ -16,6 +18,7 @@ from onelayer.models.base import BaseModel
 from onelayer.storage.scores import ArmScores, join_scores
 from onelayer.tasks.base import Problem, Scoring, Split, Task
 from onelayer.tasks.graders.grade import Grade
+from onelayer.tasks.reward_call import Told, metrics_of
 from onelayer.training.batch import Rollouts
 from onelayer.training.completions import Completions, concatenate
 from onelayer.training.draws import Key, Row, Sampling
@@ -37,6 +40,8 @@ class Graded:
     """What grading took."""
     failures: int
     """Times that a reward failed and was asked again."""
+    numbers: Mapping[str, Sequence[float]]
+    """What the reward has logged, by name."""
 
 
 class AtOnce:
@@ -100,10 +105,12 @@ class AtOnce:
         for draw, request, completions in zip(draws, requests, completed, strict=True):
             patience, started = Patience.of(config), time.perf_counter()
             problems = [data.problems[index] for index, _ in draw.samples]
-            grades = grade_texts(task, problems, cut_texts(base, problems, completions), patience)
+            told = Told(draw.key.step, _steps(config))
+            texts = cut_texts(base, problems, completions)
+            grades = grade_texts(task, problems, texts, patience, ids=completions.rows(), told=told)
             seconds = time.perf_counter() - started
             prompts = [row.prompt for row in request.rows]
-            results.append(Graded(prompts, completions, grades, seconds, len(patience.failures)))
+            results.append(Graded(prompts, completions, grades, seconds, len(patience.failures), dict(told.numbers)))
         return results
 
     def join(self, parts: Sequence[Graded]) -> Graded:
@@ -114,19 +121,25 @@ class AtOnce:
             [grade for part in parts for grade in part.grades],
             max(part.seconds for part in parts),
             sum(part.failures for part in parts),
+            {
+                name: [number for part in parts for number in part.numbers.get(name, ())]
+                for name in sorted({name for part in parts for name in part.numbers})
+            },
         )
 
     def rollouts(self, task: Task, part: Graded, config: StepConfig, who: str) -> Rollouts:
         """Answers as episodes of one row."""
         rewards = rewards_of(part.grades)
         asked = {"reward_seconds": part.seconds, "reward_failures": part.failures}
+        if rewards.isnan().any():
+            asked["frac_reward_none"] = float(rewards.isnan().double().mean())
         return Rollouts(
             part.prompts,
             part.completions,
             torch.arange(len(rewards)),
             rewards,
             rewards,
-            metrics={**failure_shares(part.grades), **asked},
+            metrics={**failure_shares(part.grades), **asked, **metrics_of(part.numbers)},
         )
 
     def evaluate(
@@ -145,11 +158,20 @@ class AtOnce:
         """
         results = []
         for answers in answer(base, task, data, policies, config):
-            # All texts before the first verdict: what is decoded does not wait for a slow reward.
-            parts = [(part, cut_texts(base, part.problems, part.completions)) for part in answers]
-            graded = [part.scored(grade_all(task, part.problems, texts, Patience.of(config))) for part, texts in parts]
+            graded = []
+            for part in answers:
+                texts, ids = cut_texts(base, part.problems, part.completions), part.completions.rows()
+                told = Told(_steps(config), _steps(config))
+                graded.append(
+                    part.scored(grade_all(task, part.problems, texts, Patience.of(config), ids=ids, told=told))
+                )
             results.append(Evaluated(join_scores(graded)))
         return results
+
+
+def _steps(config: Config) -> int:
+    """Steps of the run, which a reward is told; 0 where there is no run."""
+    return config.steps if isinstance(config, RunConfig) else 0
 
 
 def _row(problem: Problem, tokens: Sequence[int], sample: int) -> Row:

@@ -1,5 +1,6 @@
 """What one arm learns from in one step: from rollouts to rows with advantages."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -38,6 +39,10 @@ class Rollouts:
     """bool: the environment does not know the action; None where there is no environment."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What is known of this kind of rollouts alone."""
+
+    def paid(self) -> list[float | None]:
+        """What the whole episode of each row earned; None where nothing could be judged."""
+        return [None if math.isnan(value) else value for value in self.returns_E[self.episode_R].tolist()]
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,13 @@ class Completions:
         """(n, T) bool: which positions are tokens."""
         return torch.arange(self.ids.shape[1])[None] < self.lengths[:, None]
 
+    def rows(self) -> list[list[int]]:
+        """The tokens of each row."""
+        return [ids[:length].tolist() for ids, length in zip(self.ids, self.lengths, strict=True)]
+
     def texts(self, tokenizer: object) -> list[str]:
         """The rows as text, without special tokens."""
-        rows = [ids[:length].tolist() for ids, length in zip(self.ids, self.lengths, strict=True)]
-        return tokenizer.batch_decode(rows, skip_special_tokens=True)  # type: ignore[attr-defined, no-any-return]
+        return tokenizer.batch_decode(self.rows(), skip_special_tokens=True)  # type: ignore[attr-defined, no-any-return]
 
 
 def concatenate(pieces: Sequence[Completions]) -> Completions:

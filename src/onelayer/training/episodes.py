@@ -29,7 +29,7 @@ from onelayer.training.batch import Rollouts
 from onelayer.training.completions import Completions
 from onelayer.training.draws import Key, Row, Sampling
 from onelayer.training.episode import Episode, Reason, Turn
-from onelayer.training.prompts import SPLITS, EncodedSplit, encode_prompt
+from onelayer.training.prompts import SPLITS, EncodedSplit, check_stop_tokens, encode_prompt
 from onelayer.training.sample import Complete, Request, complete
 from onelayer.training.way import Draw, Evaluated
 
@@ -265,6 +265,7 @@ def _probe(base: BaseModel, task: AgenticTask) -> None:
     Raises:
         UserError: all of them are too long, or the tokenizer cannot encode them.
     """
+    check_stop_tokens(base)
     begun = task.pool.reset([problem.id for problem in task.problems("test")[:PROBED]])
     prompts = [task.prompt(info, [], observation) for observation, info in begun if "error" not in info]
     lengths = [len(encode_prompt(base, prompt)) for prompt in prompts]

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onelayer.models.base import BaseModel
-from onelayer.models.kv_cache import new_cache
-from onelayer.models.logprobs import position_ids
+from onelayer.models.kv_cache import new_cache, select_rows
+from onelayer.models.logprobs import left_pad, position_ids
 from onelayer.models.pack import Packed
 from onelayer.models.rowwise import MIN_ROWS, filled
 from onelayer.models.trunk import Recorder
@@ -18,16 +18,6 @@ from onelayer.training.draws import Row, Sampling, pick_few
 
 COMPACT = 7 / 8
 """Finished rows leave the batch when no more than this share of it is needed: leaving copies all keys and values."""
-
-
-def left_pad(prompts: Sequence[Sequence[int]], width: int) -> tuple[Tensor, Tensor]:
-    """Token ids and mask of prompts, padded on the left to ``width``: two (n, width) int64 tensors."""
-    ids = torch.zeros(len(prompts), width, dtype=torch.int64)
-    mask = torch.zeros(len(prompts), width, dtype=torch.int64)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.int64)
-        mask[i, width - len(prompt) :] = 1
-    return ids, mask
 
 
 @torch.no_grad()
@@ -124,7 +114,7 @@ class _Batch:
         position = position[:, -1:]
         if len(first) < count or len(ids) != total:
             copies = source_N[self._slots_B].to(base.device)
-            self._cache.batch_select_indices(copies)
+            select_rows(self._cache, copies)
             hidden, mask, position = hidden[copies], mask[copies], position[copies]
         if self._blocks:
             self._blocks.resize(torch.bincount(owner).tolist(), total)
@@ -155,7 +145,7 @@ class _Batch:
         keep = torch.argsort((~self.live).to(torch.int8), stable=True)[:least]
         self._slots_B, self.live = self._slots_B[keep], self.live[keep]
         kept = keep.to(self._base.device)
-        self._cache.batch_select_indices(kept)
+        select_rows(self._cache, kept)
         self._chosen_B, self._position_B1, self._mask_BL = (
             t[kept] for t in (self._chosen_B, self._position_B1, self._mask_BL)
         )

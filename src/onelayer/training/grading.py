@@ -1,17 +1,20 @@
 """From completions to verdicts: a reward and, where the task has a grader, the reason for it."""
 
+import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from onelayer.errors import RunStopped, UserError
 from onelayer.models.base import BaseModel
 from onelayer.tasks.base import Problem, Task
+from onelayer.tasks.blame import in_one_line, shortened
 from onelayer.tasks.graders.grade import FAILURES, Grade
+from onelayer.tasks.reward_call import Told, as_reward, ask
 from onelayer.training.completions import Completions, before_stop
 from onelayer.training.reward_deadline import Patience
 
@@ -23,9 +26,23 @@ def cut_texts(base: BaseModel, problems: Sequence[Problem], completions: Complet
 
 
 def grade_texts(
-    task: Task, problems: Sequence[Problem], texts: Sequence[str], patience: Patience | None = None
+    task: Task,
+    problems: Sequence[Problem],
+    texts: Sequence[str],
+    patience: Patience | None = None,
+    *,
+    ids: Sequence[Sequence[int]] | None = None,
+    told: Told | None = None,
 ) -> list[Grade]:
     """The task's verdict on each completion: of its grader, or of its reward, which gives no reasons.
+
+    Args:
+        task: the task.
+        problems: the problem of each completion.
+        texts: the completions.
+        patience: the limits of the call.
+        ids: their tokens, for rewards that take ``completion_ids``.
+        told: what a reward is told of the run, and what it tells.
 
     Raises:
         UserError: the reward function raises, or returns the wrong number of rewards or something that is no number.
@@ -36,32 +53,51 @@ def grade_texts(
         for problem, text in zip(problems, texts, strict=True)
     ]
     names = {name for problem in problems for name in problem.columns}
-    columns = {name: [problem.columns.get(name) for problem in problems] for name in sorted(names)}
-    judge = getattr(task, "grade", None) or task.reward
+    columns: dict[str, Any] = {name: [problem.columns.get(name) for problem in problems] for name in sorted(names)}
+    columns |= {"prompts": [problem.prompt for problem in problems], "completions": replies}
+    judge = getattr(task, "grade", None)
+
+    def verdicts_of() -> list[Any] | None:
+        if judge is not None:
+            return list(judge(**columns))
+        asked = told or Told()
+        asked.numbers.clear()  # what a call has told that is tried again
+        given = asked.keywords() | ({} if ids is None else {"completion_ids": [list(row) for row in ids]})
+        # Copies: a reward may change what it gets, and the problems come again.
+        return ask(task.reward, copy.deepcopy(columns), given)
+
     try:
-        verdicts: Any = (patience or Patience()).call(
-            task.name, lambda: judge(prompts=[problem.prompt for problem in problems], completions=replies, **columns)
-        )
+        verdicts = (patience or Patience()).call(task.name, verdicts_of)
     except (UserError, RunStopped):
         raise
-    except Exception as error:  # a user's function may raise anything
-        raise UserError(f"the reward of task '{task.name}' raised {type(error).__name__}: {error}") from error
-    if not isinstance(verdicts, Sequence) or len(verdicts) != len(problems):
-        count = len(verdicts) if isinstance(verdicts, Sequence) else "no list of"
+    except (Exception, SystemExit) as error:  # a user's function may raise anything
+        raise UserError(f"the reward of task '{task.name}' raised {in_one_line(error)}") from error
+    if verdicts is None or len(verdicts) != len(problems):
+        count = "no list of" if verdicts is None else len(verdicts)
         raise UserError(f"the reward of task '{task.name}' returned {count} rewards for {len(problems)} completions")
-    grades = [each if isinstance(each, Grade) else Grade(each, None) for each in verdicts]
-    for grade, problem in zip(grades, problems, strict=True):
-        reward = grade.reward
-        if reward is not None and not (isinstance(reward, int | float | np.number) and math.isfinite(reward)):
-            raise UserError(
-                f"the reward of task '{task.name}' returned {reward!r} for problem {problem.id}; "
-                "it has to be a finite number, or None where it does not apply"
-            )
-    return grades
+    return [_grade(task, problem, verdict) for problem, verdict in zip(problems, verdicts, strict=True)]
+
+
+def _grade(task: Task, problem: Problem, verdict: Any) -> Grade:
+    """A verdict with a reward that is a number of Python's, or None."""
+    grade = verdict if isinstance(verdict, Grade) else Grade(verdict, None)
+    try:
+        return replace(grade, reward=as_reward(grade.reward))
+    except ValueError as error:
+        raise UserError(
+            f"the reward of task '{task.name}' returned {shortened(grade.reward)!r} for problem {problem.id}: {error}; it "
+            "has to be a finite number, or None where it does not apply"
+        ) from error
 
 
 def grade_all(
-    task: Task, problems: Sequence[Problem], texts: Sequence[str], patience: Patience | None = None
+    task: Task,
+    problems: Sequence[Problem],
+    texts: Sequence[str],
+    patience: Patience | None = None,
+    *,
+    ids: Sequence[Sequence[int]] | None = None,
+    told: Told | None = None,
 ) -> list[Grade]:
     """The task's verdicts where every completion needs one, as in evaluation.
 
@@ -71,7 +107,7 @@ def grade_all(
         UserError: as :func:`grade_texts`, or a reward that is None.
         RunStopped: a grader that gives no reward.
     """
-    grades = grade_texts(task, problems, texts, patience)
+    grades = grade_texts(task, problems, texts, patience, ids=ids, told=told)
     while left := [i for i, grade in enumerate(grades) if grade.reason == "not_graded"]:
         again = grade_texts(task, [problems[i] for i in left], [texts[i] for i in left], patience)
         for i, grade in zip(left, again, strict=True):

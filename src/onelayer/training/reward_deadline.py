@@ -1,6 +1,7 @@
 """How long a reward may take and how often it may fail: functions of other people, over networks of other people."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from typing import TypeVar
 
 from onelayer.config.sampling import RewardConfig
 from onelayer.errors import GuardTripped
+from onelayer.storage.screen import echo
 
 PAUSE = 1.0
 """Seconds before the second try; each further pause is twice as long."""
@@ -90,7 +92,8 @@ def deadline(name: str, seconds: float) -> Iterator[None]:
                 what()
 
     def give_up() -> None:
-        print(f"error: {sentence}; it could not be interrupted", file=sys.stderr, flush=True)
+        echo(f"error: {sentence}; it could not be interrupted", err=True)
+        _end_processes()
         os._exit(1)
 
     before = signal.signal(signal.SIGUSR1, interrupt)
@@ -104,6 +107,8 @@ def deadline(name: str, seconds: float) -> Iterator[None]:
     try:
         yield
     except Overdue:
+        _end_processes()
+        _end_in_time()
         raise GuardTripped("reward", sentence) from None
     finally:
         with lock:
@@ -111,3 +116,31 @@ def deadline(name: str, seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGUSR1, before)
         for timer in timers:
             timer.cancel()
+
+
+def _end_processes() -> None:
+    """Kill what the reward has left running in pools of processes, for which the end of this one would wait."""
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
+def _end_in_time() -> None:
+    """Have the interpreter's end not wait for threads of the reward: they cannot be interrupted, and may never end."""
+    left = [each for each in threading.enumerate() if each is not threading.main_thread() and not each.daemon]
+    if not left:
+        return
+    ending = threading.Event()
+
+    def end() -> None:
+        ending.wait()
+        over = time.monotonic() + LAST_WAIT
+        for thread in left:
+            thread.join(max(0.0, over - time.monotonic()))
+        if any(thread.is_alive() for thread in left):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+    # Runs before threads are waited for, which what atexit knows does not.
+    threading._register_atexit(ending.set)  # type: ignore[attr-defined]

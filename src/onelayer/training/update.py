@@ -13,11 +13,10 @@ from torch import Tensor
 from onelayer.arms.arm import Arm
 from onelayer.config.update import StepConfig
 from onelayer.models.base import BaseModel
-from onelayer.models.logprobs import Tokens, completion_logprobs, position_ids
+from onelayer.models.logprobs import Tokens, completion_logprobs, left_pad, position_ids
 from onelayer.models.trunk import Start, below, recomputing
 from onelayer.training.algorithms.grpo import clipped_loss, k3_kl, token_weights
 from onelayer.training.batch import Batch
-from onelayer.training.generate import left_pad
 
 
 def update(base: BaseModel, arm: Arm, batch: Batch, config: StepConfig) -> dict[str, float]:

@@ -16,15 +16,11 @@ from hypothesis import strategies as st
 from onelayer.errors import UserError
 from onelayer.tasks.graders.grade import count_reasons, grade_of
 from onelayer.tasks.graders.math_answer import grade_math
+from onelayer.tasks.graders.math_compare import compare_plainly
+from onelayer.tasks.graders.math_normal import normalize
+from onelayer.tasks.graders.math_number import TooLarge, read_number
 from onelayer.tasks.graders.math_pool import MathPool
-from onelayer.tasks.graders.math_text import (
-    _last_boxed,
-    compare_plainly,
-    extract_answer,
-    normalize,
-    plain_number,
-    reference_answer,
-)
+from onelayer.tasks.graders.math_text import _last_boxed, extract_answer, reference_answer
 from tests.support.hostile import ANSWERS
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data"
@@ -35,6 +31,15 @@ def pool() -> Iterator[MathPool]:
     with MathPool(workers=1) as pool:
         grade_math(["\\boxed{x+1}"], ["1+x"], pool=pool)  # starts the worker
         yield pool
+
+
+def plain_number(text: str) -> Fraction | None:
+    """The value of a number, where the calling process reads it."""
+    try:
+        number = read_number(text)
+    except TooLarge:
+        return None
+    return number.value if number and isinstance(number.value, Fraction) else None
 
 
 def reason(pool: MathPool, answer: str, reference: str, deadline: float = 10.0) -> str:
@@ -225,14 +230,14 @@ def test_hostile_answers_earn_nothing_and_cost_at_most_their_deadline(pool: Math
     assert reason(pool, "1+x", "x+1") == "correct"
 
 
-@pytest.mark.parametrize("name", ["tower of powers", "huge factorial", "50,000 terms", "20,000 brackets"])
+@pytest.mark.parametrize("name", ["tower of powers", "50,000 terms", "20,000 brackets"])
 def test_a_deadline_is_not_called_a_wrong_answer(pool: MathPool, name: str) -> None:
     grade = grade_math([f"\\boxed{{{ANSWERS[name]}}}"], ["x^2+1"], deadline=0.3, pool=pool)[0]
     assert grade.reason in ("timeout", "crash")
 
 
 def test_batch_deadline_leaves_the_rest_without_a_reward(pool: MathPool) -> None:
-    hostile = [f"\\boxed{{(10^9+{k})!}}" for k in range(9)]
+    hostile = [f"\\boxed{{9^{{9^{{9^{{{k}}}}}}}}}" for k in range(11, 20)]
     grades = grade_math(
         [*hostile, "\\boxed{1+x}"], ["x^2+1"] * 9 + ["x+1"], deadline=0.3, batch_deadline=0.8, pool=pool
     )
@@ -349,7 +354,8 @@ def test_gsm8k_references_shuffled_are_wrong_unless_equal(pool: MathPool) -> Non
 
 def test_compare_plainly_leaves_mathematics_to_others() -> None:
     assert compare_plainly("x+1", "1+x") is None
-    assert compare_plainly("0.333333", "1/3") is None
+    assert compare_plainly("0.333333", "1/3") is True
+    assert compare_plainly("1.41421", "\\sqrt{2}") is None
     assert compare_plainly("3", "4") is False
     assert compare_plainly("3", "3.0") is True
     assert compare_plainly("3", "(3,4)") is False

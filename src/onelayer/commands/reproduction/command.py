@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 import click
-from rich.console import Console
 
 from onelayer.commands.flags import SETTINGS
+from onelayer.storage.screen import Screen, print_paths
 
 
 @click.command(context_settings=SETTINGS)
@@ -30,9 +30,9 @@ def reproduce(scale: Literal["tiny", "gpu"], output: str, workers: int | None, r
     from onelayer.commands.reproduction.running import run_study
     from onelayer.commands.reproduction.study import study_of
 
-    console = Console()
+    console = Screen()
     study = study_of(scale)
     if not page_only:
         run_study(study, Path(output), workers or os.cpu_count() or 1, console, resume=resume)
     page = write_page(study, Path(output))
-    console.print(f"\nresults: {output}\npage:    {page}", soft_wrap=True, highlight=False)
+    print_paths(console, results=output, page=page)

@@ -36,6 +36,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from onelayer.storage.screen import echo
 from onelayer.tasks.arithmetic import OPERANDS, ArithmeticTask, worked_steps
 from onelayer.tasks.arithmetic_boxed import BOX, BOX_END, boxed_steps
 from onelayer.tasks.code import CLOSED, HEADER, LETTERS, OPEN, REPEATED, REVERSED, CodeTask, examples_and_functions
@@ -218,7 +219,7 @@ def pretrain(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 100 == 99:
-            print(f"step {step + 1}/{steps}  loss {loss.item():.4f}", flush=True)
+            echo(f"step {step + 1}/{steps}  loss {loss.item():.4f}")
     return model.cpu().eval(), tokenizer
 
 
@@ -247,7 +248,7 @@ def main() -> None:
     )
     model.save_pretrained(arguments.output)
     tokenizer.save_pretrained(arguments.output)
-    print(f"wrote {arguments.output}: {sum(weights.numel() for weights in model.parameters()):,} parameters")
+    echo(f"wrote {arguments.output}: {sum(weights.numel() for weights in model.parameters()):,} parameters")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from onelayer.commands.reproduction.study import Scan, Study
 from onelayer.judging.profile import LayerProfile, Profile
 from onelayer.storage.arm_names import FULL, parse
 from onelayer.storage.arm_record import ARM, ArmRecord
+from onelayer.storage.lines import numbered_lines, read_text
 from onelayer.storage.records import read_object
 
 
@@ -60,7 +61,7 @@ def read_costs(folder: Path) -> dict[str, Cost]:
     """What each part took, all its starts together."""
     costs: dict[str, Cost] = defaultdict(lambda: Cost(0.0, 0.0))
     path = Places(folder).times
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for _, line in numbered_lines(read_text(path)) if path.is_file() else ():
         try:
             row = json.loads(line)
         except ValueError:  # half a line: its process was killed, or the machine stopped

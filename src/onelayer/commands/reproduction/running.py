@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from onelayer.commands.reproduction.study import Base, Scan, Study
 from onelayer.errors import RunStopped, UserError
+from onelayer.storage.doors import append_text, open_own
 from onelayer.storage.files import atomic_path, make_folder, write_json
 from onelayer.storage.lock import locked, require_free
 from onelayer.storage.records import read_object
+from onelayer.storage.screen import literal
 
 GRACE = 40.0
 """Seconds that scans get to end their step and save it, when the study is stopped."""
@@ -98,7 +99,7 @@ class _Processes:
         """
         log = self._places.logs / f"{name}.log"
         began = time.monotonic()
-        with log.open("ab") as output:
+        with os.fdopen(open_own(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as output:
             with self._lock:
                 if self.stopped:
                     raise Failed("stopped")
@@ -115,9 +116,8 @@ class _Processes:
         process.returncode = os.waitstatus_to_exitcode(status)
         with self._lock:
             del self._running[name]
-            with self._places.times.open("a", encoding="utf-8") as times:
-                record = {"name": name, "wall": time.monotonic() - began, "processor": usage.ru_utime + usage.ru_stime}
-                times.write(json.dumps({**record, "code": process.returncode}) + "\n")
+            record = {"name": name, "wall": time.monotonic() - began, "processor": usage.ru_utime + usage.ru_stime}
+            append_text(self._places.times, json.dumps({**record, "code": process.returncode}) + "\n")
         if process.returncode:
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise Failed(lines[-1] if lines else f"ended with {process.returncode}")
@@ -147,7 +147,7 @@ def run_study(study: Study, folder: Path, workers: int, console: Console, *, res
     _check(study, folder, resume)
     with locked(make_folder(folder)) as left_behind:
         if left_behind:
-            console.print(f"[yellow]{escape(left_behind)}[/]", highlight=False)
+            console.print(literal(left_behind, "yellow"))
         if not resume:
             write_json(folder / STUDY, _record(study, folder))
         _run(study, folder, workers, console)
@@ -163,11 +163,11 @@ def _run(study: Study, folder: Path, workers: int, console: Console) -> None:
     failures: list[str] = []
     with (
         Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         ) as bars,
@@ -178,7 +178,7 @@ def _run(study: Study, folder: Path, workers: int, console: Console) -> None:
         def told(name: str, job: Callable[[], None]) -> Callable[[], None]:
             def run() -> None:
                 if not processes.stopped:
-                    bars.console.print(f"{name}: begins", highlight=False)
+                    bars.console.print(literal(f"{name}: begins"))
                     job()
 
             return run
@@ -202,8 +202,8 @@ def _run(study: Study, folder: Path, workers: int, console: Console) -> None:
                         raise error
                     if error is not None:
                         failures.append(f"{jobs[job]}: {error}")
-                    ending = f"[red]failed: {escape(str(error))}[/]" if error else "done"
-                    bars.console.print(f"{jobs[job]}: {ending}", highlight=False)
+                    ending = literal(f"failed: {error}", "red") if error else literal("done")
+                    bars.console.print(literal(f"{jobs[job]}: ") + ending)
                     bars.advance(whole)
                 bars.update(whole, note=", ".join(processes.names))
         except BaseException:

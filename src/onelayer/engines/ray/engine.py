@@ -19,7 +19,9 @@ from onelayer.engines.ray.worker import ArmWorker, Greeting
 from onelayer.engines.ray.workers import Workers
 from onelayer.engines.versions import check_versions
 from onelayer.errors import UserError
-from onelayer.models.base import BaseModel, checkpoint_dtype, load_base
+from onelayer.models.base import BaseModel
+from onelayer.models.load import load_base
+from onelayer.models.source import checkpoint_dtype
 from onelayer.runs.events import Said
 from onelayer.runs.inputs import load_model
 from onelayer.runs.manifest import build_manifest, pinned, short

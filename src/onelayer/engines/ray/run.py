@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.markup import escape
-
 from onelayer.arms.spec import ArmSpec
 from onelayer.engines.ray.worker import Reply
 from onelayer.engines.ray.workers import Died, WorkerHandle, Workers
@@ -76,7 +74,7 @@ class RayRunner:
 
 def say_death(run: Run, handle: WorkerHandle, died: Died, then: str) -> None:
     """Say that a worker died, and what follows."""
-    run.progress.say(f"[yellow]{escape(f'{handle} died ({died.why})')}; {then}[/]")
+    run.progress.say(f"{handle} died ({died.why}); {then}", "yellow")
 
 
 class _Spread:

@@ -24,6 +24,7 @@ from transformers import PrinterCallback
 from onelayer.arms.arm import OptimizerSettings
 from onelayer.arms.spec import ArmSpec, optimizer_settings
 from onelayer.config.configs import TrainConfig
+from onelayer.engines.trl.completions import Written
 from onelayer.engines.trl.metrics import MEANS, Records, Watched
 from onelayer.engines.trl.options import grpo_config, update_sizes
 from onelayer.engines.trl.trainer import OneLayerGRPOTrainer
@@ -66,11 +67,12 @@ def train_arm(
     config: TrainConfig,
     on_record: Callable[[Record], None],
     score: Callable[[BaseModel], float] | None = None,
+    on_completions: Callable[[int, Written], None] | None = None,
 ) -> Trained:
     """Train an arm. ``base`` becomes the arm's policy and cannot be used as the base again.
 
     Every process calls this with the same arguments. ``on_record`` takes a step's metrics; ``score`` is called every
-    ``eval_steps`` with the policy.
+    ``eval_steps`` with the policy. ``on_completions`` takes a step's completions, with TRL's option ``log_completions``.
 
     Raises:
         UserError: options that do not fit.
@@ -78,7 +80,7 @@ def train_arm(
     """
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = ArmTrainer(base, spec, task, data, config, scratch, on_record, score)
+        trainer = ArmTrainer(base, spec, task, data, config, scratch, on_record, score, on_completions)
         trainer.train()
         delta = trainer.delta()
     trainer.accelerator.free_memory()
@@ -109,6 +111,7 @@ class ArmTrainer(OneLayerGRPOTrainer):
         output: str,
         on_record: Callable[[Record], None],
         score: Callable[[BaseModel], float] | None,
+        on_completions: Callable[[int, Written], None] | None = None,
     ) -> None:
         self._task, self._data, self.config = task, data, config
         self.settings: OptimizerSettings = optimizer_settings(spec, config)
@@ -134,9 +137,12 @@ class ArmTrainer(OneLayerGRPOTrainer):
         self._weights: list[float] = []
         self._sums: dict[str, float] = defaultdict(float)
         self._batch: Batch | None = None
+        self._paid: list[float | None] = []
         self._logps: dict[tuple[tuple[int, ...], tuple[int, ...]], list[float]] = {}
+        # TRL's log has neither these prompts nor these rewards.
+        self.log_completions = False
         self.remove_callback(PrinterCallback)
-        self.add_callback(Records(self, on_record, score))
+        self.add_callback(Records(self, on_record, score, on_completions if args.log_completions else None))
 
     # --- rollouts
 
@@ -156,7 +162,21 @@ class ArmTrainer(OneLayerGRPOTrainer):
         draws = [Draw({}, samples, Key(seed, "train", step))]
         (part,) = way.roll(self.base, self._task, data, draws, width, config, self._complete)
         whole = way.join(self._gather([part]))
-        return to_batch(way.rollouts(self._task, whole, config, f"arm {self.spec.name}, step {step}"), config)
+        rollouts = way.rollouts(self._task, whole, config, f"arm {self.spec.name}, step {step}")
+        self._paid = rollouts.paid()
+        return to_batch(rollouts, config)
+
+    def written(self) -> Written:
+        """What the whole step wrote, of all processes."""
+        batch, decode = self._batch, self.base.tokenizer.decode
+        assert batch is not None
+        completed = zip(batch.completions.ids, batch.completions.lengths.tolist(), strict=True)
+        return Written(
+            [decode(list(prompt)) for prompt in batch.prompts],
+            [decode(ids[:length], skip_special_tokens=True) for ids, length in completed],
+            self._paid,
+            batch.advantages.tolist(),
+        )
 
     def _gather(self, own: list[Any]) -> list[Any]:
         """The lists of all processes as one, in their order; with vLLM also what it says of its tokens."""

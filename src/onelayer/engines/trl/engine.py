@@ -37,7 +37,7 @@ class TrlEngine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.together.end()
+        self.together.end(error)
 
     def load(self, config: TrainConfig) -> BaseModel:
         """The base on this process's device."""

@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from onelayer.arms.arm import OptimizerSettings
 from onelayer.config.configs import TrainConfig
+from onelayer.engines.trl.completions import Written, show_completions
 from onelayer.models.base import BaseModel
 from onelayer.training.guards import watch
 from onelayer.training.loop import Record
@@ -39,6 +40,9 @@ class WatchedTrainer(Protocol):
     def as_policy(self) -> AbstractContextManager[None]:
         """The module as one that writes."""
 
+    def written(self) -> Written:
+        """What the step wrote."""
+
 
 class Records(TrainerCallback):  # type: ignore[misc]
     """A step's metrics under the built-in engine's names, and the end of an arm that has nothing to learn from."""
@@ -48,8 +52,10 @@ class Records(TrainerCallback):  # type: ignore[misc]
         trainer: WatchedTrainer,
         on_record: Callable[[Record], None],
         score: Callable[[BaseModel], float] | None,
+        on_completions: Callable[[int, Written], None] | None,
     ) -> None:
         self._trainer, self._on_record, self._score = trainer, on_record, score
+        self._on_completions = on_completions
         self._started = time.perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
@@ -73,6 +79,10 @@ class Records(TrainerCallback):  # type: ignore[misc]
             with trainer.as_policy():
                 record["eval/score"] = self._score(trainer.base)
         self._on_record(record)
+        if self._on_completions:
+            written = trainer.written()
+            show_completions(step, written, args.num_completions_to_print)
+            self._on_completions(step, written)
         self._started = time.perf_counter()
 
 

@@ -142,6 +142,11 @@ def check_options(config: TrainConfig, processes: int) -> dict[str, Any]:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ", see trl.GRPOConfig"
             raise UserError(f"engine_options '{path}': TRL has no option '{name}'{hint}")
+    if given.get("log_completions_hub_repo"):
+        raise UserError(
+            f"engine_options '{path}' sets log_completions_hub_repo, and the engine uploads nothing; leave it out, and take "
+            "the files of log_completions from the arm's folder"
+        )
     return given
 
 

@@ -4,6 +4,7 @@ Every process was started with the same command (``accelerate launch``) and load
 one runs the scan; whenever an arm is to be trained or a policy scored, it tells the others, and all do it together.
 """
 
+import contextlib
 import logging
 import os
 import warnings
@@ -17,7 +18,9 @@ import torch
 from onelayer.arms.delta_files import as_weights
 from onelayer.arms.spec import ArmSpec
 from onelayer.config.configs import TrainConfig
+from onelayer.engines.trl import ending  # noqa: F401 - its import is enough
 from onelayer.engines.trl.arm import Trained, train_arm
+from onelayer.engines.trl.completions import Written
 from onelayer.engines.trl.options import check_options
 from onelayer.errors import RunStopped, UserError
 from onelayer.models.base import BaseModel
@@ -88,26 +91,33 @@ class Together:
         if not self.is_main:
             self._serve()
 
-    def end(self) -> None:
-        """Let the others end. Where nobody listens the launcher ends them."""
+    def end(self, error: BaseException | None) -> None:
+        """Let the others end, because of an error or none. Where nobody listens the launcher ends them."""
         if self.is_main and self._listening:
-            self._tell(("end", None))
+            # The error of this process is told, also where the others are gone.
+            with contextlib.suppress(*((RuntimeError,) if error else ())):
+                self._tell(("end", None))
 
     def _serve(self) -> None:
         while True:
             what, value = self._tell(("end", None))
             if what == "end":
                 return
-            self._do(what, value, lambda record: None)
+            self._do(what, value)
 
-    def train(self, spec: ArmSpec, on_record: Callable[[Record], None]) -> Trained:
+    def train(
+        self,
+        spec: ArmSpec,
+        on_record: Callable[[Record], None],
+        on_completions: Callable[[int, Written], None] | None = None,
+    ) -> Trained:
         """Train an arm with all processes. Afterwards ``base`` is a new one.
 
         Raises:
             UserError: options that do not fit.
             RunStopped: training cannot go on.
         """
-        trained: Trained = self._do(*self._tell(("train", spec)), on_record)
+        trained: Trained = self._do(*self._tell(("train", spec)), on_record, on_completions)
         return trained
 
     def score(self, split: Split, *, trained: bool) -> Evaluated:
@@ -115,24 +125,30 @@ class Together:
 
         There are episodes only where the task is played in turns.
         """
-        played: Evaluated = self._do(*self._tell(("score", (split, trained))), lambda record: None)
+        played: Evaluated = self._do(*self._tell(("score", (split, trained))))
         return played
 
-    def _do(self, what: str, value: Any, on_record: Callable[[Record], None]) -> Any:
+    def _do(self, what: str, value: Any, *tell: Any) -> Any:
         self._listening = False
-        result = self._train(value, on_record) if what == "train" else self._score(*value)
+        result = self._train(value, *tell) if what == "train" else self._score(*value)
         self._listening = True
         return result
 
-    def _train(self, spec: ArmSpec, on_record: Callable[[Record], None]) -> Any:
+    def _train(
+        self,
+        spec: ArmSpec,
+        on_record: Callable[[Record], None] = lambda record: None,
+        on_completions: Callable[[int, Written], None] | None = None,
+    ) -> Trained:
         trained = train_arm(
             self.base,
             spec,
             self.task,
             self.data["train"],
             self.config,
-            on_record if self.is_main else lambda record: None,
+            on_record,
             (lambda base: self._share(base, "selection", {}).scores.score) if self.config.eval_steps else None,
+            on_completions,
         )
         # The base has become the arm's policy, and may be sharded: its memory goes, and a new one comes.
         self.base.module.to("meta")

@@ -9,6 +9,7 @@ from onelayer.arms.delta_files import as_weights
 from onelayer.arms.spec import ArmSpec, optimizer_settings
 from onelayer.config.configs import TrainConfig
 from onelayer.engines.trl.arm import Trained
+from onelayer.engines.trl.completions import Written, write_completions
 from onelayer.engines.trl.options import check_options
 from onelayer.engines.trl.processes import Together
 from onelayer.errors import RunStopped
@@ -56,7 +57,10 @@ class TrlRunner:
         def on_record(record: Record) -> None:
             run.keeper.take(Stepped(record["step"], [(spec.name, record)]), under_way)
 
-        trained = self._together.train(spec, on_record)
+        def on_completions(step: int, written: Written) -> None:
+            write_completions(run.folder.arm(spec.name) / "completions", step, written)
+
+        trained = self._together.train(spec, on_record, on_completions)
         run.keeper.base = self._together.base
         if trained.stopped and len(run.folder.manifest.arms) == 1:
             raise RunStopped(f"training stopped after {trained.updates} updates: {trained.stopped}")

@@ -26,10 +26,13 @@ from trl.trainer.utils import create_model_from_path
 from onelayer.arms.arm import Bits, FrozenCheck
 from onelayer.arms.delta_files import DELTA, write_delta
 from onelayer.arms.spec import ArmSpec, spec_of
+from onelayer.engines.trl import ending  # noqa: F401 - its import is enough
 from onelayer.engines.trl.options import refuse_spec
 from onelayer.engines.trl.vllm_weights import send_only_trained
 from onelayer.errors import RunStopped, UserError
-from onelayer.models.base import BaseModel, wrap_model
+from onelayer.models.base import BaseModel
+from onelayer.models.load import wrap_model
+from onelayer.models.source import check_weights, read_config
 from onelayer.models.tokenizer import load_tokenizer
 from onelayer.runs.tracking import append_records, numbers
 from onelayer.storage.arm_record import ARM, ArmRecord
@@ -370,6 +373,9 @@ def _as_base(model: "str | PreTrainedModel | BaseModel", args: GRPOConfig, token
             options.setdefault("dtype", "auto" if args.bf16 else torch.float32)
             options.setdefault("trust_remote_code", args.trust_remote_code)
             options["device_map"] = None
+            # Before transformers reads them: the files may ask for code from elsewhere.
+            read_config(model, revision=revision, trust_remote_code=bool(options["trust_remote_code"]))
+            check_weights(model, revision)
             model = create_model_from_path(model, **options)
         tokenizer = tokenizer or load_tokenizer(
             name, revision=revision, padding_side="left", trust_remote_code=args.trust_remote_code

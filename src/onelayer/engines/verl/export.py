@@ -14,7 +14,8 @@ import yaml
 from onelayer.arms.spec import ArmSpec
 from onelayer.config.configs import TrainConfig
 from onelayer.errors import UserError
-from onelayer.models.base import BaseModel, model_path
+from onelayer.models.base import BaseModel
+from onelayer.models.source import model_path
 from onelayer.storage.files import atomic_folder, empty_folder
 
 ADVANTAGE_EPSILON = 1e-6

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from onelayer.errors import UserError
+from onelayer.storage.doors import read_text
 from onelayer.tasks.base import Split
 from onelayer.tasks.environments.base import Info, StepResult
 
@@ -138,7 +139,7 @@ def load_game(path: Path) -> dict[str, Any]:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_text())
+    value = json.loads(read_text(path))
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} is no JSON object")
     return value

@@ -15,6 +15,7 @@ copied). Programs see the standard library only. Outside Linux only the limits a
 """
 
 import atexit
+import json
 import logging
 import signal
 import time
@@ -22,7 +23,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from onelayer.errors import UserError
+from onelayer.errors import RunStopped, UserError
+from onelayer.tasks.graders.code_checks import InvalidTest, prepare
 from onelayer.tasks.graders.code_tests import (
     CallTests,
     CodeTests,
@@ -35,11 +37,14 @@ from onelayer.tasks.graders.code_tests import (
     same_output,
 )
 from onelayer.tasks.graders.grade import REASONS, Grade, grade_of
+from onelayer.tasks.graders.pool import WorkerLost
 from onelayer.tasks.graders.probes import probe, statement
 from onelayer.tasks.graders.sandbox import Execution, Sandbox, SandboxWorker
 
 logger = logging.getLogger(__name__)
 _shared: list[Sandbox] = []
+MAX_DETAIL = 200
+"""Characters of a grade's detail."""
 
 
 def grade_code(
@@ -48,6 +53,7 @@ def grade_code(
     *,
     timeout: float = 6.0,
     batch_deadline: float | None = None,
+    float_tolerance: float = 0.0,
     sandbox: Sandbox | None = None,
 ) -> list[Grade]:
     """Run the program of each completion against its tests; reward 1 only if all pass.
@@ -58,6 +64,8 @@ def grade_code(
         timeout: wall seconds for tests that are code, and for each pair of input and output.
         batch_deadline: wall seconds for the whole call, by default none beyond the sum of the timeouts; what it leaves
             no time for is ``not_graded``, reward None.
+        float_tolerance: how far numbers that a script prints may be from the expected ones, where they are written as
+            floats (see :func:`~onelayer.tasks.graders.code_output.same_output`); 0 is equality of values.
         sandbox: where programs run; by default one sandbox that all calls share.
 
     Raises:
@@ -69,7 +77,7 @@ def grade_code(
     end = time.monotonic() + (float("inf") if batch_deadline is None else batch_deadline)
 
     def grade(worker: SandboxWorker, item: tuple[str, Any]) -> Grade:
-        return _grade_one(sandbox, worker, *item, timeout, end)
+        return _grade_one(sandbox, worker, *item, timeout, end, float_tolerance)
 
     lost = grade_of("crash", detail="the sandbox's own process died")
     return sandbox.pool.map(grade, list(zip(completions, tests, strict=True)), lost)
@@ -111,28 +119,75 @@ def require_protections(protections: dict[str, bool]) -> None:
         )
 
 
-def _grade_one(sandbox: Sandbox, worker: SandboxWorker, completion: str, raw: Any, timeout: float, end: float) -> Grade:
-    code = extract_code(completion)
-    if not code.strip():
-        return grade_of("no_answer")
+def _grade_one(
+    sandbox: Sandbox,
+    worker: SandboxWorker,
+    completion: str,
+    raw: Any,
+    timeout: float,
+    end: float,
+    float_tolerance: float,
+) -> Grade:
+    """One completion's grade. Whatever goes wrong over it is its own: the others of its batch are graded."""
+    code = ""
     try:
-        tests = parse_tests(raw)
-    except UserError as error:
-        return grade_of("invalid_test", code, detail=str(error))
-    program = assemble(code, tests)
-    if isinstance(tests, ScriptTests):
-        return _run_scripts(sandbox, worker, program, tests, timeout, end)
+        code = extract_code(completion)
+        if not code.strip():
+            return grade_of("no_answer")
+        try:
+            tests = parse_tests(raw)
+            for_judge = None if isinstance(tests, ScriptTests) else _for_judge(tests)
+        except InvalidTest as error:
+            return grade_of("invalid_test", code, detail=str(error)[:MAX_DETAIL])
+        except Exception as error:  # tests are anybody's data; without a program there is nobody else to blame
+            said = str(error) if isinstance(error, UserError) else f"they cannot be read ({type(error).__name__})"
+            return grade_of("invalid_test", code, detail=said[:MAX_DETAIL])
+        program = assemble(code, tests)
+        if isinstance(tests, ScriptTests):
+            return _run_scripts(sandbox, worker, program, tests, timeout, end, float_tolerance)
+        assert for_judge is not None
+        return _run_judged(sandbox, worker, program, for_judge, timeout, end)
+    except (WorkerLost, RunStopped):
+        raise
+    except Exception as error:
+        return grade_of("crash", code, detail=f"grading it raised {type(error).__name__}: {error}"[:MAX_DETAIL])
+
+
+def _run_judged(
+    sandbox: Sandbox, worker: SandboxWorker, program: str, tests: dict[str, Any], timeout: float, end: float
+) -> Grade:
+    """Run the tests in a process of their own; where they came to nothing, ask without the program whether they can."""
     left = end - time.monotonic()
     if left <= 0:
         return _not_graded(program)
-    execution = sandbox.run_tests(worker, program, _for_judge(tests), min(timeout, left))
-    if execution.timed_out and left < timeout:
+    execution = sandbox.run_tests(worker, program, tests, min(timeout, left))
+    if execution.timed_out and execution.verdict is None and left < timeout:
         return _not_graded(program)
-    return _grade_of_execution(execution, program)
+    grade = _grade_of_verdict(execution, program)
+    verdict = execution.verdict
+    ended = verdict is None and not execution.timed_out
+    if "cases" in tests or not (ended or (verdict is not None and verdict.doubt)):
+        return grade
+    left = end - time.monotonic()
+    if left <= 0:
+        return _not_graded(program)
+    alone = sandbox.run_tests(worker, "", tests | {"alone": True}, min(timeout, left))
+    found = alone.verdict
+    if found is not None and found.reason == "invalid_test":
+        return grade_of("invalid_test", program, execution.seconds, found.detail)
+    if ended and found is None and not alone.timed_out:
+        return grade_of("invalid_test", program, execution.seconds, "the tests end their own process")
+    return grade
 
 
 def _run_scripts(
-    sandbox: Sandbox, worker: SandboxWorker, program: str, tests: ScriptTests, timeout: float, end: float
+    sandbox: Sandbox,
+    worker: SandboxWorker,
+    program: str,
+    tests: ScriptTests,
+    timeout: float,
+    end: float,
+    float_tolerance: float,
 ) -> Grade:
     """One fresh process for each pair of input and output, until one fails."""
     seconds = 0.0
@@ -144,8 +199,8 @@ def _run_scripts(
         seconds += execution.seconds
         if execution.timed_out and left < timeout:
             return _not_graded(program)
-        grade = _grade_of_execution(execution, program)
-        if grade.reason == "correct" and not same_output(execution.output.decode(errors="replace"), expected):
+        grade = _grade_of_script(execution, program)
+        if grade.reason == "correct" and not same_output(execution.output, expected, float_tolerance):
             grade = grade_of("wrong", program, detail="another output")
         if grade.reason != "correct":
             detail = f"test {number} of {len(tests.cases)}: {grade.detail}"
@@ -154,9 +209,10 @@ def _run_scripts(
 
 
 def _for_judge(tests: CodeTests | CallTests) -> dict[str, Any]:
-    content = asdict(tests)
     if isinstance(tests, CodeTests):
-        content["prompt"] = complete_prompt(tests.prompt)
+        return prepare(tests.source, complete_prompt(tests.prompt), tests.entry_point)
+    content = asdict(tests)
+    json.dumps(content)  # as they will travel; here a value that cannot is the tests' fault
     return content
 
 
@@ -164,22 +220,46 @@ def _not_graded(program: str) -> Grade:
     return grade_of("not_graded", program, detail="the deadline of the batch passed first")
 
 
-def _grade_of_execution(execution: Execution, program: str) -> Grade:
-    """The grade that follows from how the program ended; a script that ended well is ``correct`` so far."""
-    if execution.verdict and execution.verdict[0] != "exited":
-        reason, detail = execution.verdict
-        known = next(name for name in REASONS if name == reason)
-        return grade_of(known, program, execution.seconds, detail)
-    if execution.timed_out or execution.status == -signal.SIGXCPU:
-        return grade_of("timeout", program, execution.seconds, "it did not end within its deadline")
-    if execution.status < 0:
-        name = signal.Signals(-execution.status).name
-        return grade_of("crash", program, execution.seconds, f"it was killed by {name}")
-    if execution.verdict:
-        return grade_of("exited", program, execution.seconds, execution.verdict[1])
+def _grade_of_verdict(execution: Execution, program: str) -> Grade:
+    """The grade of a program with tests in a process of their own: only what they wrote themselves says ``correct``."""
+    verdict = execution.verdict
+    known = next((name for name in REASONS if verdict and name == verdict.reason), None)
+    if verdict and known and known != "exited":
+        return grade_of(known, program, execution.seconds, verdict.detail[:MAX_DETAIL])
+    ended = _grade_of_end(execution, program)
+    if ended:
+        return ended
+    if verdict and known:
+        return grade_of("exited", program, execution.seconds, verdict.detail[:MAX_DETAIL])
+    return grade_of("crash", program, execution.seconds, "its tests' process ended without a verdict")
+
+
+def _grade_of_script(execution: Execution, program: str) -> Grade:
+    """The grade that follows from how a script ended; one that ended well is ``correct`` so far."""
+    ended = _grade_of_end(execution, program)
+    if ended:
+        return ended
     if execution.status:
         return grade_of("error", program, execution.seconds, f"exit code {execution.status}")
     return grade_of("correct", program, execution.seconds)
+
+
+def _grade_of_end(execution: Execution, program: str) -> Grade | None:
+    """The grade of a program that was ended from outside; None for one that ended by itself."""
+    if execution.timed_out or execution.status == -signal.SIGXCPU:
+        return grade_of("timeout", program, execution.seconds, "it did not end within its deadline")
+    if execution.status < 0:
+        name = _signal_name(-execution.status)
+        return grade_of("crash", program, execution.seconds, f"it was killed by {name}")
+    return None
+
+
+def _signal_name(number: int) -> str:
+    """The name of a signal; most real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 __all__ = ["Tests", "grade_code", "require_protections", "shared_sandbox"]

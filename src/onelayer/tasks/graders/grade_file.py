@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from onelayer.errors import UserError
 from onelayer.storage.files import atomic_path
+from onelayer.storage.lines import numbered_lines, parse_json, read_text, why_not_json
 from onelayer.tasks.graders.code_sandbox import grade_code, shared_sandbox
 from onelayer.tasks.graders.code_tests import parse_tests
 from onelayer.tasks.graders.grade import Grade, Reason, count_reasons
@@ -73,19 +74,18 @@ def read_rows(path: Path, grader: Grader) -> list[dict[str, Any]]:
         raise UserError(f"There is no grader {grader!r}; use math or code.")
     reference = _REFERENCE[grader]
     try:
-        # Not splitlines(): JSON text may hold other line separators, such as U+2028.
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = numbered_lines(read_text(path))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as text: {error}.") from error
     rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in lines:
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
-            raise UserError(f"{where}: this is not JSON ({error}); give one JSON object a line.") from error
+            raise UserError(
+                f"{where}: this is not JSON ({why_not_json(error)}); give one JSON object a line."
+            ) from error
         if not isinstance(row, dict):
             raise UserError(f"{where}: this is not a JSON object; give rows with 'completion' and '{reference}'.")
         missing = [name for name in ("completion", reference) if row.get(name) is None]

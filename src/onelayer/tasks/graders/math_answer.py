@@ -1,12 +1,12 @@
 r"""The math grader: is the final answer of a completion mathematically equal to the reference?
 
-:mod:`~onelayer.tasks.graders.math_text` finds the answer and settles what exact text and numbers settle; math-verify does
-the mathematics in killable processes. Its own timeouts are signals, which fail outside the main thread, so the
+``math_text.py`` finds the answer, ``math_normal.py`` gives it its usual form,
+``math_compare.py`` settles what text and exact numbers settle; math-verify does the mathematics in
+killable processes. Its own timeouts are signals, which fail outside the main thread, so the
 deadlines are kept here, from outside the process that computes.
 
-What counts as equal: the same number (``0.5``, ``1/2``, ``\frac12``; decimals rounded to 6 places; ``10\%`` equals both
-0.1 and 10, as math-verify has it), the same expression, set, interval or matrix, the same word. Units after a number
-and ``x =`` before it are ignored. What is not checked: whether the answer is simplified as asked (``2 \cdot 3`` is 6).
+What counts as equal, and what is dropped, is stated in docs/graders.md: the same exact number, expression, set, interval
+or matrix, the same words. What is not checked: whether the answer is simplified as asked (``2 \cdot 3`` is 6).
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,10 @@ from dataclasses import replace
 
 from onelayer.errors import UserError
 from onelayer.tasks.graders.grade import Grade, Reason, grade_of
+from onelayer.tasks.graders.math_compare import compare_plainly
+from onelayer.tasks.graders.math_normal import normalize
 from onelayer.tasks.graders.math_pool import MathPool, shared_pool
-from onelayer.tasks.graders.math_text import Rule, compare_plainly, extract_answer, normalize, reference_answer
+from onelayer.tasks.graders.math_text import Rule, extract_answer, reference_answer
 
 _REASONS: dict[str, tuple[Reason, str]] = {
     "correct": ("correct", ""),
@@ -55,8 +57,11 @@ def grade_math(
     if len(completions) != len(answers):
         raise UserError(f"There are {len(completions)} completions but {len(answers)} answers; give one answer each.")
     found = [extract_answer(text, rule, strict=strict) for text in completions]
+    # A group's completions share their reference, and many give the same answer.
+    references = {answer: normalize(reference_answer(answer)) for answer in dict.fromkeys(answers)}
+    normal = {text: normalize(text) for text in dict.fromkeys(found) if text is not None}
     pairs = [
-        (normalize(reference_answer(answer)), normalize(text)) if text is not None else None
+        (references[answer], normal[text]) if text is not None else None
         for text, answer in zip(found, answers, strict=True)
     ]
     grades: dict[tuple[str, str], Grade] = {}

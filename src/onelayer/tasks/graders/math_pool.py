@@ -1,7 +1,7 @@
 """Worker processes for :mod:`onelayer.tasks.graders.math_answer`: killable, reused between calls, gone when this process is.
 
 Each worker is its own interpreter (the calling one holds models and threads and must not be forked); what it does is in
-:mod:`onelayer.tasks.graders.math_worker`.
+:mod:`onelayer.tasks.graders.math_worker`. The worker imports the very package that started it.
 """
 
 import atexit
@@ -23,6 +23,10 @@ START_SECONDS = 120.0
 """Seconds to import math-verify and warm it up; 2 are usual."""
 
 
+_PACKAGE_ROOT = str(Path(__file__).parents[2])
+_START = "import sys; sys.path.insert(0, {path!r}); from onelayer.tasks.graders.math_worker import main; main()"
+
+
 class Verdict(NamedTuple):
     """What a worker said about one answer, and the wall seconds it took."""
 
@@ -39,7 +43,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(__file__).with_name("math_worker.py"))],
+            [sys.executable, "-P", "-c", _START.format(path=_PACKAGE_ROOT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

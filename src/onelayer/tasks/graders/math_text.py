@@ -1,37 +1,30 @@
-"""Finding a math answer in text, and the comparisons that need no mathematics: pure functions, linear in the text."""
+r"""Where the final answer stands in a completion: the rules. Pure functions, linear in the text.
+
+What is found is taken as it stands; ``math_normal.py`` gives it its usual form. A formula counts whole:
+no rule picks a number out of one.
+"""
 
 import re
-from fractions import Fraction
-from typing import Literal, get_args
+from bisect import bisect_right
+from collections import deque
+from typing import Literal, NamedTuple, get_args
 
 from onelayer.errors import UserError
 
 Rule = Literal["boxed", "hash", "answer_is", "last_number", "auto"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 _FALLBACK: tuple[Rule, ...] = ("boxed", "hash", "answer_is", "last_number")
+_LONGEST_TOKEN = 200
 
-_BOX = re.compile(r"\\f?boxed\s*")
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    found = deque(pattern.finditer(text), maxlen=1)
+    return found[0] if found else None
+
+
+# Boxes -----------------------------------------------------------------------------------------------------------------
+_BOX = re.compile(r"\\f?boxed")
 _BRACE = re.compile(r"\\[\\{}]|[{}]")
-_ANSWER_IS = re.compile(r"\banswer\s?(?:is\b|:|=)\s?:?", re.IGNORECASE)
-_INLINE_MATH = re.compile(r"\$((?:\\.|[^$\\])+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]")
-_SENTENCE_END = re.compile(r"\n|[.;](?=\s|$)|\s(?:because|since|which)\s", re.IGNORECASE)
-# A minus sign belongs to a number only where no digit, letter or bracket stands before it: "8-3" holds 8 and 3.
-_NUMBER = re.compile(r"(?<![\w.)\]}])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?|\d[\d,]*(?:\.\d+)?(?:/\d+)?")
-_PLAIN = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d+)?(\.\d*)?(?:[eE]([+-]?\d{1,3}))?")
-_PLAIN_FRACTION = re.compile(r"([+-]?)(?:\\frac\{(\d+)\}\{(\d+)\}|(\d+)/(\d+))")
-_REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}")
-# LaTeX ignores these spaces; "5 6", "1 1/2" and "1, 000" keep theirs.
-_IDLE_SPACE = re.compile(r" ?([-+*/^_=<>(){}\[\]|&]) ?|(?<=,) (?!\d{3}(?!\d))")
-_THOUSANDS_SPACE = re.compile(r"(?<=\d) (?=\d{3}(?!\d))")
-_SEVERAL_NUMBERS = re.compile(r"[-+]?[\d.,]+(?: [-+]?[\d.,]+)+")
-_PRODUCT = re.compile(r"(?<=[\d)]) ?\((?=[-+]?[\d.]+\))")
-_NOT_SINGLE = re.compile(r"[,<>=&]|\\(?:cup|cap|in|leq?|geq?|lt|gt|neq?|pm|mp|begin|text|mbox|infty|or|and|lor|\{)")
-_WORDS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mbox)\{\(?([A-Za-z ]+)\)?\}|\(?([A-Za-z ]+)\)?")
-_STYLED = re.compile(
-    r"\\(?:text|textbf|textit|textrm|mbox|mathbf|mathit|mathrm|boldsymbol|bm|underline)\{([^{}]*\d[^{}]*)\}"
-)
-_IN_BASE = re.compile(r"([0-9A-Z.]+)_(?:\{(\d+)\}|(\d+))", re.IGNORECASE)
-_LONGEST_NUMBER = 200
 
 
 def _last_boxed(text: str) -> str | None:
@@ -40,9 +33,11 @@ def _last_boxed(text: str) -> str | None:
     closing = _closing_braces(text) if boxes else {}
     for match in reversed(boxes):
         start = match.end()
+        while start < len(text) and text[start].isspace():
+            start += 1
         if start in closing:
             return text[start + 1 : closing[start]]
-        token = re.match(r"[^\s$\\{}.,;]+", text[start : start + _LONGEST_NUMBER])
+        token = re.match(r"[^\s$\\{}.,;]+", text[start : start + _LONGEST_TOKEN])
         if token:
             return token.group()
     return None
@@ -60,26 +55,172 @@ def _closing_braces(text: str) -> dict[int, int]:
     return closing
 
 
-def _after_hash(text: str) -> str | None:
-    _, mark, rest = text.rpartition("####")
-    return rest.strip().split("\n")[0] if mark else None
+# Formulas --------------------------------------------------------------------------------------------------------------
+class Formula(NamedTuple):
+    """A formula in a text, delimiters included, and what stands between them."""
+
+    start: int
+    end: int
+    content: str
+
+
+_ENVIRONMENTS = "align|aligned|equation|gather|gathered|split|multline|eqnarray|math|displaymath"
+_DELIMITER = re.compile(
+    rf"\\\\|\\\$|\$\$|\$|\\[()\[\]]|\\(?P<which>begin|end)\{{(?P<name>{_ENVIRONMENTS})(?P<star>\*?)\}}"
+)
+_PAIRS = {r"\(": r"\)", r"\[": r"\]", "$$": "$$"}
+
+
+def formulas(text: str) -> list[Formula]:
+    r"""The formulas of ``text`` from left to right: ``$..$``, ``$$..$$``, ``\(..\)``, ``\[..\]`` and environments.
+
+    A dollar sign is money where the next one has a space on its inner side only, or a digit behind it: ``$5 and $7``.
+    """
+    found: list[Formula] = []
+    opened: tuple[str, int, int] | None = None  # what closes it, where it starts, where its content starts
+    for match in _DELIMITER.finditer(text):
+        token = match.group()
+        if opened is None:
+            if token in _PAIRS:
+                opened = _PAIRS[token], match.start(), match.end()
+            elif token == "$":
+                opened = "$", match.start(), match.end()
+            elif match["which"] == "begin":
+                opened = f"\\end{{{match['name']}{match['star']}}}", match.start(), match.end()
+        elif token == opened[0]:
+            content = text[opened[2] : match.start()]
+            if token == "$" and not _is_formula(content, text[match.end() : match.end() + 1]):
+                opened = "$", match.start(), match.end()
+                continue
+            found.append(Formula(opened[1], match.end(), content))
+            opened = None
+        elif opened[0] == "$" and token in ("$$", r"\[", r"\("):  # the one before was money
+            opened = _PAIRS[token], match.start(), match.end()
+    return found
+
+
+def _is_formula(content: str, following: str) -> bool:
+    if not content.strip() or "\n\n" in content or following.isdigit():
+        return False
+    return content[0].isspace() or not content[-1].isspace()
+
+
+# "The answer is" -------------------------------------------------------------------------------------------------------
+_ANSWER_IS = re.compile(r"\banswers?[*_]*\s?(?:(?:is|are)\b|:|=)[*_]*\s?:?", re.IGNORECASE)
+_LEADING = re.compile(
+    r"(?:[\s*_`:>\"'“]"
+    r"|(?:therefore|thus|hence|then|now|simply|just|clearly|given by|equal to|exactly)\b,?(?=\s))+",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(
+    r"\n|[.;](?=[\"'”)*_]{0,3}(?:\s|$))|(?<![!?])[!?]++(?=\s+[A-Z(\"]|\s*$|\s*\n)|(?:,\s?|\s)(?:because|since|which|where|so|as"
+    r"|for which)\s"
+    r"|\s?[—–]\s?(?=[A-Za-z])"
+    r"|\s-\s(?=[A-Za-z]{2})|,\s(?:not|and\s(?:not|this|that|it|he|she|we|so|the)|that|it|this|i\.e\.|he|she|we|they|but)\s",
+    re.IGNORECASE,
+)
+_JOINED = re.compile(r"\s?(?:,\s?(?:and|or)|,|and|or)\s(?=[$\\\d-])|\s?/\s?(?=\$)")
+_AFTER_FORMULA = re.compile(
+    r"\s?(?:\\?%|percent\b|million\b|billion\b|thousand\b|hundred\b|trillion\b|dozen\b|[ap]\.?m\b)", re.IGNORECASE
+)
+_GOES_ON = re.compile(
+    r"\s?(?:[-+*/^=<>]|(?:times|plus|minus|over|divided|multiplied|squared|cubed|more than|less than)\b)", re.IGNORECASE
+)
+_ANOTHER = re.compile(r"-?\d[\d,.]*\d|-?\d")
 
 
 def _after_answer_is(text: str) -> str | None:
-    matches = list(_ANSWER_IS.finditer(text))
-    if not matches:
+    match = _last(_ANSWER_IS, text)
+    if match is None:
         return None
-    phrase = text[matches[-1].end() :].lstrip(" *\n")
-    inside = _INLINE_MATH.match(phrase)
-    if inside:
-        return inside[1] or inside[2] or inside[3]
-    return _SENTENCE_END.split(phrase, maxsplit=1)[0].strip(" *")
+    start = match.end()
+    leading = _LEADING.match(text, start)
+    start = leading.end() if leading else start
+    return _formulas_at(text, start) or _sentence_at(text, start)
+
+
+def _formulas_at(text: str, start: int) -> str | None:
+    """The formula that starts here, with those joined to it by a comma, "and" or "or"."""
+    phrase = text[start:]
+    if not phrase.startswith(("$", "\\(", "\\[", "\\begin")):
+        return None
+    every = formulas(phrase)
+    if not every or every[0].start != 0:
+        return None if phrase.startswith("$") and not phrase.startswith("$$") else phrase.split("\n\n", 1)[0]
+    end, parts = every[0].end, 1
+    following = {formula.start: formula.end for formula in every}
+    while joined := _JOINED.match(phrase, end):
+        number = _ANOTHER.match(phrase, joined.end())
+        if joined.end() in following:
+            end = following[joined.end()]
+        elif number:
+            end = number.end()
+        else:
+            break
+        parts += 1
+    if _GOES_ON.match(phrase, end):
+        return _sentence_at(phrase, 0)
+    if after := _AFTER_FORMULA.match(phrase, end):
+        end, parts = after.end(), parts + 1
+    return every[0].content.strip() if parts == 1 else phrase[:end]
+
+
+def _sentence_at(text: str, start: int) -> str:
+    """The sentence from here on, without emphasis and punctuation at its end: "12!" is 12."""
+    end = _SENTENCE_END.search(text, start)
+    return _without_punctuation(text[start : end.start() if end else len(text)])
+
+
+def _without_punctuation(phrase: str) -> str:
+    return phrase.strip().rstrip("!?*_` \"'”").strip()
+
+
+def _after_hash(text: str) -> str | None:
+    _, mark, rest = text.rpartition("####")
+    return _without_punctuation(rest.strip().split("\n")[0]) if mark else None
+
+
+# The last number -------------------------------------------------------------------------------------------------------
+# A minus sign belongs to a number only where no digit, letter or bracket stands before it: "8-3" holds 8 and 3.
+_NUMBER = re.compile(r"(?<![\w.)\]}])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?|\d[\d,]*(?:\.\d+)?(?:/\d+)?")
+_AROUND = re.compile(r"[\\{}^_=+*/()<>|√×·²³]|[A-Za-z]\d|\d[A-Za-z]")
+_AFTER_NUMBER = re.compile(
+    r"(?:st|nd|rd|th|km|cm|mm|kg|mg|ml|m|g|s|h|L|ft|in|lb|oz|hr|min|sec|mph|am|pm|k?W)?[.,;:!?)\]}*\"'%°]*",
+    re.IGNORECASE,
+)
+_OPERATORS = frozenset(("+", "-", "*", "/", "^", "×", "·", "÷", "<", ">", "≤", "≥", "\\times", "\\cdot"))
 
 
 def _last_number(text: str) -> str | None:
-    number = None
-    for match in _NUMBER.finditer(text):
-        number = match.group().rstrip(",")
+    match = _last(_NUMBER, text)
+    if match is None:
+        return None
+    every = formulas(text)
+    place = bisect_right(every, match.start(), key=lambda formula: formula.start) - 1
+    if place >= 0 and match.start() < every[place].end:
+        return every[place].content
+    return _plain_or_whole(text, match)
+
+
+def _plain_or_whole(text: str, match: re.Match[str]) -> str:
+    """The number, or all of the formula without delimiters that it is a part of."""
+    number = match.group().rstrip(",")
+    start, end = match.start(), match.end()
+    while start > 0 and not text[start - 1].isspace() and match.start() - start < _LONGEST_TOKEN:
+        start -= 1
+    while end < len(text) and not text[end].isspace() and end - match.end() < _LONGEST_TOKEN:
+        end += 1
+    before, after = text[start : match.start()], text[match.end() : end]
+    before = before.rpartition("=")[2] if "=" in before and not _AROUND.search(before.rpartition("=")[2]) else before
+    operated = text[:start][-_LONGEST_TOKEN:].split()[-2:]
+    if (
+        len(operated) == 2
+        and operated[1] in _OPERATORS
+        and (len(operated[0]) == 1 or re.search(r"[\d)}]", operated[0]))
+    ):
+        return text[text.rindex(operated[0], 0, start) : end]
+    if _AROUND.search(before.lstrip("(*_")) or before[-1:].isalpha() or not _AFTER_NUMBER.fullmatch(after):
+        return text[start:end].strip("*_.,;:!?")
     return number
 
 
@@ -90,7 +231,8 @@ def extract_answer(text: str, rule: Rule = "auto", *, strict: bool = False) -> s
     r"""The final answer stated in ``text``, or None.
 
     The rules: ``boxed`` is the last ``\boxed{...}``, ``hash`` what follows the last ``####`` on its line, ``answer_is``
-    what follows the last "answer is" (or "answer:") up to the end of the sentence, ``last_number`` the last number.
+    what follows the last "answer is" (or "answer:"): a formula, also one over several lines, or the text up to the end of
+    the sentence or of its main clause; ``last_number`` the last number, or the whole formula that it stands in.
     Strict: only the named rule counts (for ``auto``: any of the first three, in that order). Lenient: where the named
     rule finds nothing the others are tried in the order above.
 
@@ -113,122 +255,3 @@ def extract_answer(text: str, rule: Rule = "auto", *, strict: bool = False) -> s
 def reference_answer(text: str) -> str:
     r"""The answer of a reference solution: after ``####``, else in the last ``\boxed{}``, else the whole text."""
     return (_after_hash(text) or _last_boxed(text) or text).strip()
-
-
-def normalize(answer: str) -> str:
-    """``answer`` without what carries no meaning: dollar signs, spacing, size commands, a full stop at the end."""
-    text = answer.strip()
-    text = re.sub(r"\\(?:left|right|displaystyle|[,;:!>])(?![a-zA-Z])|\\(?:q?quad)(?![a-zA-Z])|~", "", text)
-    text = re.sub(r"\\[dt]frac(?![a-zA-Z])", r"\\frac", text)
-    text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
-    text = text.replace("\\$", "").replace("$", "").replace("\\(", "").replace("\\)", "")
-    text = text.replace("\u2212", "-").replace("\u00a0", " ").strip(" *\n\t")
-    text = text.removesuffix(".") if not text.endswith("..") else text
-    styled = _STYLED.fullmatch(text)  # math-verify reads no number in bold, nor one as text
-    text = styled[1].strip() if styled else text
-    repeating = _REPEATING.fullmatch(text)
-    if repeating and len(text) < _LONGEST_NUMBER:
-        text = _fraction_of_repeating(*repeating.groups())
-    text = _PRODUCT.sub(r" \\cdot (", text)  # math-verify takes 2(18) for a mixed number, 20
-    text = re.sub(r"\s+", " ", text)
-    return re.sub(r" ?\^ ?", "^", re.sub(r"(\\[a-zA-Z]+) \{", r"\1{", text))  # math-verify reads neither with a space
-
-
-def _fraction_of_repeating(whole: str, fixed: str, repeated: str) -> str:
-    """``0.1`` with 6 repeating is (16 - 1) / 90."""
-    fraction = Fraction(int(whole + fixed + repeated) - int((whole + fixed) or "0"), 1) / (
-        10 ** len(fixed) * (10 ** len(repeated) - 1)
-    )
-    return f"\\frac{{{fraction.numerator}}}{{{fraction.denominator}}}"
-
-
-def plain_number(text: str) -> Fraction | None:
-    """The exact value of a plain number: sign, thousands commas, decimals, or a fraction of two whole numbers."""
-    text = _THOUSANDS_SPACE.sub("", text).replace("- ", "-")
-    if not text or len(text) > _LONGEST_NUMBER:
-        return None
-    match = _PLAIN.fullmatch(text)
-    if match and (match[2] or (match[3] and len(match[3]) > 1)):
-        digits = (match[2] or "0").replace(",", "") + (match[3] or "").rstrip(".")
-        value = Fraction(digits) * Fraction(10) ** int(match[4] or 0)
-        return -value if match[1] == "-" else value
-    match = _PLAIN_FRACTION.fullmatch(text)
-    if match:
-        numerator, denominator = int(match[2] or match[4]), int(match[3] or match[5])
-        if denominator:
-            return Fraction(-numerator if match[1] == "-" else numerator, denominator)
-    return None
-
-
-def _words(text: str) -> str | None:
-    match = _WORDS.fullmatch(text)
-    return (match[1] or match[2]).strip().casefold() if match else None
-
-
-def _braces_balance(text: str) -> bool:
-    depth = 0
-    for brace in _BRACE.findall(text):
-        depth += {"{": 1, "}": -1}.get(brace, 0)
-        if depth < 0:
-            return False
-    return depth == 0
-
-
-def _is_structure(text: str) -> bool:
-    """A matrix, or one pair of brackets around parts between commas: a tuple or an interval."""
-    if text.startswith("\\begin{") and text.endswith("matrix}"):
-        return True
-    if not (text.startswith(("(", "[")) and text.endswith((")", "]")) and "," in text):
-        return False
-    depth = 0
-    for position, character in enumerate(text):
-        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(character, 0)
-        if depth == 0:
-            return position == len(text) - 1
-    return False
-
-
-def _is_single(text: str) -> bool:
-    """One number or expression: no list, no relation, no words."""
-    return not _NOT_SINGLE.search(text)
-
-
-def _digits_and_base(match: re.Match[str]) -> tuple[str, str]:
-    return match[1].casefold(), match[2] or match[3]
-
-
-def compare_plainly(reference: str, answer: str) -> bool | None:
-    """Whether two normalized answers are equal, where text and exact numbers decide it; None where mathematics has to.
-
-    Two whole numbers that differ are different, and no number or expression is a tuple, an interval or a matrix;
-    numbers within one percent may still agree after rounding, so they are left to the mathematics. It also decides what
-    math-verify (0.9) gets wrong: words are compared as words, not as products of letters; numbers in stated, different
-    bases differ; ``6 = 5`` is not a way to write 5; braces that do not match are no answer (they could smuggle in a
-    second one); ``5 6`` is not 11.
-    """
-    if _IDLE_SPACE.sub(r"\1", reference) == _IDLE_SPACE.sub(r"\1", answer):
-        return True
-    if not _braces_balance(answer):
-        return False
-    left, right = plain_number(reference), plain_number(answer)
-    if left is not None and right is not None:
-        if left == right:
-            return True
-        both_whole = "." not in reference + answer and left.denominator == right.denominator == 1
-        return False if both_whole or abs(left - right) > max(abs(left), abs(right)) / 100 else None
-    if (_is_structure(answer) and _is_single(reference)) or (_is_structure(reference) and _is_single(answer)):
-        return False
-    if _SEVERAL_NUMBERS.fullmatch(answer):
-        return False
-    if "\\" in reference and _words(reference) and _words(answer):
-        return _words(reference) == _words(answer)
-    if "\\" in answer and (word := _words(answer)) and len(word) > 1 and word == _words(reference):
-        return True
-    in_base = [_IN_BASE.fullmatch(text.replace(" ", "")) for text in (reference, answer)]
-    if in_base[0] and in_base[1]:
-        return _digits_and_base(in_base[0]) == _digits_and_base(in_base[1])
-    if left is not None and "=" in answer:
-        sides = [plain_number(side) for side in answer.split("=")]
-        if any(side is not None and side != left for side in sides):
-            return False
-    return None

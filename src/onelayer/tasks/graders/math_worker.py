@@ -1,4 +1,4 @@
-"""The process that does the mathematics: run as a script by :mod:`onelayer.tasks.graders.math_pool`, never imported by it.
+"""The process that does the mathematics: started by :mod:`onelayer.tasks.graders.math_pool`, never imported by it.
 
 The main process only waits. A forked child, which has math-verify loaded and warm, grades; when an answer outlives
 its deadline the child is killed and the next one forked: milliseconds, where a new interpreter would take a second.
@@ -12,13 +12,27 @@ import ctypes
 import json
 import logging
 import os
+import re
 import resource
 import select
 import signal
 import sys
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from onelayer.tasks.graders import math_compare
+from onelayer.tasks.graders.math_number import WORKER_BITS, WORKER_LENGTH, Number, TooLarge, read_number, rounds_to
+from onelayer.tasks.graders.math_units import without_unit
+
+DIGITS = 60
+"""Digits that values are computed to; two that agree in as many are computed to :data:`MORE_DIGITS`."""
+MORE_DIGITS = 600
+_COMMAND = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+")
+_LOOSE_LETTER = re.compile(r"(?<=\d) (?=[A-Za-z](?![A-Za-z]))")
+_E_NOTATION = re.compile(r"(?<=[\d.])[eE]([+-]?\d+)(?![\w.])")
+_IMAGINARY = re.compile(r"(?<![A-Za-z\\_])i(?![A-Za-z=])|\\(?:det|arg|Re|Im)\b|\\mathbb\{C\}")
+_PROSE = re.compile(r"[A-Za-z]{5}|[A-Za-z]{2} +[A-Za-z]{2}")
 MEMORY_BYTES = 4 << 30
 PR_SET_PDEATHSIG = 1
 WARM_UP = (
@@ -43,47 +57,122 @@ WARM_UP = (
 
 
 @lru_cache(maxsize=1024)
-def _parse(text: str) -> list[Any]:
-    """The expression that is the whole of ``text``; a number is never picked out of a longer text."""
-    from math_verify import LatexExtractionConfig, parse
+def _parse(text: str, real: bool) -> Any:
+    """The expression that is the whole of ``text``, or None; nothing is ever picked out of a longer text.
 
-    parsed: list[Any] = parse(
-        f"\\boxed{{{text}}}",
-        extraction_config=(LatexExtractionConfig(boxed_match_priority=0),),
-        fallback_mode="no_fallback",
-        parsing_timeout=None,  # its own timeouts are signals; the parent's deadline takes their place
-        raise_on_error=True,
-    )
-    return parsed
+    Decimals become the fractions that they are: sympy's floats would round what is compared. ``real`` says what its
+    letters stand for; where they may be complex, i is the imaginary unit.
+    """
+    from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, latex2sympy, normalize_latex
+    from sympy import Basic, Float, I, MatrixBase, Rational, S
+
+    if _PROSE.search(_COMMAND.sub(" ", text)):
+        return None
+    config = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
+    try:
+        text = _LOOSE_LETTER.sub("", _E_NOTATION.sub(r"\\cdot 10^{\1}", without_unit(text)))
+        latex = normalize_latex(text, config=config)
+        parsed = latex2sympy(latex, is_real=real, convert_degrees=False, normalization_config=None)
+    except RecursionError:
+        raise
+    except Exception:  # its parser raises plain Exceptions
+        return None
+    if not isinstance(parsed, Basic | MatrixBase) or parsed.has(S.NaN, S.ComplexInfinity):
+        return None
+    exact = {decimal: Rational(str(decimal)) for decimal in parsed.atoms(Float)}
+    if not real:
+        exact |= {symbol: I for symbol in parsed.free_symbols if symbol.name == "i"}
+    return parsed.xreplace(exact) if exact else parsed
+
+
+def _values(one: Any, other: Any, digits: int) -> tuple[Any, Any] | None:
+    """Both expressions at one point, to ``digits`` digits; None where there is no such value or it is not as exact."""
+    from sympy import Expr, Rational
+
+    if not (isinstance(one, Expr) and isinstance(other, Expr)):
+        return None
+    symbols = sorted(one.free_symbols | other.free_symbols, key=str)
+    point = {symbol: Rational(7390851332 + 6180339887 * index, 10**10) for index, symbol in enumerate(symbols)}
+    values = []
+    for expression in (one, other):
+        value = expression.evalf(digits, subs=point, maxn=4 * digits)
+        parts = value.as_real_imag()
+        if not all(part.is_Number and part.is_finite for part in parts):
+            return None
+        # A sum that may be nought is known to few digits only, whatever was asked for.
+        if any(part.is_Float and part != 0 and part._prec < 3 * digits for part in parts):
+            return None
+        values.append(value)
+    return values[0], values[1]
 
 
 def clearly_different(reference: Any, answer: Any) -> bool:
-    """Whether two expressions have different values at a point: proof enough, and ten times faster than algebra."""
-    from sympy import Expr
+    """Whether two expressions have different values at a point: proof enough, and ten times faster than algebra.
 
-    if not (isinstance(reference, Expr) and isinstance(answer, Expr)):
+    The margin is relative, so that small numbers are told apart as large ones are.
+    """
+    from sympy import Rational
+
+    for digits in (DIGITS, MORE_DIGITS):
+        values = _values(reference, answer, digits)
+        if values is None:
+            return False
+        left, right = values
+        # Ten digits are left for the rounding of the difference.
+        if abs(left - right) > max(abs(left), abs(right)) * Rational(1, 10 ** (digits - 10)):
+            return True
+    return False
+
+
+def _rounds(expression: Any, number: Number | None) -> bool:
+    """Whether a decimal is the rounded value of a constant: 3.14159 of \\pi."""
+    from sympy import Rational
+
+    if number is None or not number.digits or not hasattr(expression, "free_symbols") or expression.free_symbols:
         return False
-    symbols = sorted(reference.free_symbols | answer.free_symbols, key=str)
-    point = {symbol: 0.7390851332 + 0.6180339887 * index for index, symbol in enumerate(symbols)}
+    values = _values(expression, Rational(0), DIGITS)
+    if values is None or not values[0].is_real:
+        return False
+    value = Rational(values[0])
+    return rounds_to(Fraction(int(value.p), int(value.q)), number)
+
+
+class Unreadable(Exception):
+    """A side is no expression; the message says which."""
+
+
+def _mathematics(reference: str, answer: str) -> bool:
+    """Ask math-verify whether ``answer`` equals ``reference`` (in that order: its comparison is not symmetric).
+
+    Raises:
+        Unreadable: one of them is no expression.
+    """
+    from math_verify import verify
+
+    real = not (_IMAGINARY.search(reference) or _IMAGINARY.search(answer))
+    gold, target = _parse(reference, real), _parse(answer, real)
+    if gold is None or target is None:
+        raise Unreadable("unreadable" if gold is not None else "unreadable reference")
+    # 10 % counts as 0.1 and as 10, so its value alone proves nothing.
+    if "%" not in reference + answer and clearly_different(gold, target):
+        return _rounds(gold, _number(answer)) or _rounds(target, _number(reference))
+    return bool(verify(gold, target, numeric_precision=DIGITS, timeout_seconds=None, raise_on_error=True))
+
+
+def _number(text: str) -> Number | None:
     try:
-        left, right = complex(reference.evalf(subs=point)), complex(answer.evalf(subs=point))
-    except TypeError:  # no number: infinite, undefined, or a function without a value
-        return False
-    # False too where a value is infinite or not a number. The margin is far beyond rounding, of decimals and around 0.
-    return abs(left - right) > max(abs(left), abs(right)) / 1000 + 1e-9
+        return read_number(text)
+    except TooLarge:
+        return None
 
 
 def compare(reference: str, answer: str) -> str:
-    """Ask math-verify whether ``answer`` equals ``reference`` (in that order: its comparison is not symmetric)."""
-    from math_verify import verify
-
-    gold, target = _parse(reference), _parse(answer)
-    if not gold or not target:
-        return "unreadable" if gold else "unreadable reference"
-    # 10 % counts as 0.1 and as 10, so its value alone proves nothing.
-    if "%" not in reference + answer and clearly_different(gold[0], target[0]):
-        return "wrong"
-    return "correct" if verify(gold, target, timeout_seconds=None, raise_on_error=True) else "wrong"
+    """The verdict on one normalized pair."""
+    try:
+        same = math_compare.compare(reference, answer, _mathematics, WORKER_LENGTH, WORKER_BITS)
+    except Unreadable as error:
+        return str(error)
+    return "correct" if same else "wrong"
 
 
 def _serve(requests: int, replies: int) -> None:
@@ -154,7 +243,3 @@ def main() -> None:
         sys.stdout.buffer.write(reply)
         sys.stdout.buffer.flush()
     child.kill()
-
-
-if __name__ == "__main__":
-    main()

@@ -29,28 +29,18 @@ def processes_of_this_user() -> int:
     return count
 
 
-def descendants_of(process: int) -> list[int]:
-    """All processes below ``process``, by their parents' ids."""
-    parents: dict[int, int] = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            fields = status.read_text().rpartition(")")
-            parents[int(status.parent.name)] = int(fields[2].split()[1])
-    below: list[int] = []
-    layer = {process}
-    while layer:
-        layer = {child for child, parent in parents.items() if parent in layer}
-        below += layer
-    return below
+def sweep(groups: set[int], below: Callable[[], list[int]]) -> None:
+    """Where there is no process namespace: kill what programs left behind, wherever it moved to.
 
-
-def sweep(groups: set[int]) -> None:
-    """Where there is no process namespace: kill what programs left behind, wherever it moved to."""
+    Args:
+        groups: process groups to end.
+        below: finds the processes below this one.
+    """
     for group in groups:
         with contextlib.suppress(ProcessLookupError):  # nothing is left of it
             os.killpg(group, signal.SIGKILL)
-    while below := descendants_of(os.getpid()):
-        for process in below:
+    while processes := below():
+        for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):

@@ -14,8 +14,11 @@ import struct
 import sys
 from dataclasses import dataclass
 
-_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 24, 36, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 1, 4, 24
+_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _CAPABILITY_VERSION_3 = 0x20080522
+FIRST_USER = 0x70000000
+_FIRST_LOW_USER, _LOW_PAIRS = 30_000, 10_000  # between those that systems give to people and to services
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -75,10 +78,10 @@ def drop_capabilities() -> None:
         try:
             call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
         except OSError as error:
-            if error.errno == errno.EINVAL:  # beyond the last one this kernel knows
-                break
-            if error.errno != errno.EPERM:  # without CAP_SETPCAP there is nothing to lose here
+            # EINVAL: beyond the last one this kernel knows. EPERM: without CAP_SETPCAP there is nothing to lose here.
+            if error.errno not in (errno.EINVAL, errno.EPERM):
                 raise
+            break
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
     call("capset", header, struct.pack("6I", 0, 0, 0, 0, 0, 0))
     no_new_privileges()
@@ -89,11 +92,29 @@ def no_new_privileges() -> None:
     call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
+def unused_users(uid_map: str, process: int) -> int:
+    """The first of two user ids that belong to nobody, for worker ``process``: high ones, where they exist here.
+
+    Args:
+        uid_map: ``/proc/self/uid_map``; in a container often only the ids below 65,536 exist.
+    """
+    ranges = [tuple(map(int, line.split())) for line in uid_map.splitlines()]
+    high = FIRST_USER + 2 * process
+    if any(first <= high and high + 1 < first + length for first, _, length in ranges):
+        return high
+    return _FIRST_LOW_USER + 2 * (process % _LOW_PAIRS)
+
+
 def change_user(user: int) -> None:
     """Become the unprivileged user (and group) ``user`` for good. Needs root."""
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
+
+
+def be_inspectable() -> None:
+    """Let this process's user look into it again, which a change of user ends."""
+    call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def die_with_parent() -> None:

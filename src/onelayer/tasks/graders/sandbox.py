@@ -7,6 +7,7 @@ concluded from that but tried out by :mod:`onelayer.tasks.graders.probes`.
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any, BinaryIO, Literal
 
 from onelayer.tasks.graders.pool import WorkerLost, WorkerPool
 from onelayer.tasks.graders.protection import Limits
+from onelayer.tasks.graders.wire import Verdict
 
 Mode = Literal["namespaces", "plain"]
 GRACE_SECONDS = 5.0
@@ -29,16 +31,20 @@ _START = (
 _START += "sandbox_worker.main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
 
 
+MAX_VERDICT = 1 << 12
+"""Bytes of a verdict; the tests' process writes less."""
+
+
 @dataclass(frozen=True)
 class Execution:
     """How a program ended: its exit code (negative: the signal that killed it), whether the deadline came first, wall
-    seconds, what a script printed, and the verdict of the tests (reason, detail), if they reached one."""
+    seconds, what a script printed, and the verdict of the tests, if they wrote one and it was read whole."""
 
     status: int
     timed_out: bool
     seconds: float
     output: bytes = b""
-    verdict: tuple[str, str] | None = None
+    verdict: Verdict | None = None
 
 
 class SandboxWorker:
@@ -64,10 +70,10 @@ class SandboxWorker:
         other_end.close()
         self._control.settimeout(_START_SECONDS)
         try:
-            ready = self._control.recv(16) == b"ready"
+            ready = self._control.recv(1 << 12)
         except TimeoutError:
             self._process.kill()
-            ready = False
+            ready = b""
         if not ready:
             self._process.wait()
             assert self._process.stderr
@@ -75,6 +81,8 @@ class SandboxWorker:
             self._process.stderr.close()
             self._control.close()
             raise OSError(last_line or "the sandbox's process did not start")
+        self.means: tuple[str, ...] = tuple(json.loads(ready)["means"])
+        """What confines programs here, in words."""
 
     def run(self, mode: str, limits: Limits, seconds: float, files: list[BinaryIO]) -> Execution:
         """Run one program for at most ``seconds`` of wall time.
@@ -132,6 +140,16 @@ def _start_mode() -> tuple[Mode, str]:
     return "namespaces", ""
 
 
+def _verdict(text: bytes, token: str) -> Verdict | None:
+    """The verdict in a file of the tests' process; None unless it is whole and their own."""
+    try:
+        content = json.loads(text)
+        own = content.pop("token") == token
+        return Verdict(**content) if own else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
 class Sandbox:
     """A pool of warm, confined interpreters. A context manager; closing it ends all its processes.
 
@@ -151,29 +169,29 @@ class Sandbox:
         chosen, processes = self.mode, self.limits.processes
         self._pool = WorkerPool(lambda: SandboxWorker(chosen, processes), workers or os.cpu_count() or 1)
 
-    def run_script(self, worker: SandboxWorker, program: str, standard_input: str, seconds: float) -> Execution:
-        """Run one program as a script on ``worker``."""
+    def run_script(
+        self, worker: SandboxWorker, program: str, standard_input: str, seconds: float, limits: Limits | None = None
+    ) -> Execution:
+        """Run one program as a script on ``worker``, by default with the limits of this sandbox."""
         contents = [_bytes(program), _bytes(standard_input), b""]
         files = [_file(content) for content in contents]
         try:
-            execution = worker.run("script", self.limits, seconds, files)
+            execution = worker.run("script", limits or self.limits, seconds, files)
             files[2].seek(0)
-            return replace(execution, output=files[2].read())
+            return replace(execution, output=files[2].read(self.limits.file_bytes))
         finally:
             for file in files:
                 file.close()
 
     def run_tests(self, worker: SandboxWorker, program: str, tests: dict[str, Any], seconds: float) -> Execution:
         """Run one program against tests that call it, on ``worker``."""
-        files = [_file(content) for content in (_bytes(program), json.dumps(tests).encode(), b"")]
+        token = secrets.token_hex(16)  # only the tests' process sees it: no other can write a verdict
+        content = json.dumps(tests | {"token": token}).encode()
+        files = [_file(each) for each in (_bytes(program), content, b"")]
         try:
-            execution = worker.run("judge", self.limits, seconds, files)
+            execution = worker.run("calls" if "cases" in tests else "code", self.limits, seconds, files)
             files[2].seek(0)
-            verdict = files[2].read()
-            if verdict:
-                parsed = json.loads(verdict)
-                execution = replace(execution, verdict=(parsed["reason"], parsed["detail"]))
-            return execution
+            return replace(execution, verdict=_verdict(files[2].read(MAX_VERDICT), token))
         finally:
             for file in files:
                 file.close()

@@ -1,7 +1,9 @@
 """What runs in the tests' process: the tests, with stand-ins for everything that the program defines.
 
 A stand-in (:class:`Remote`) sends each call to the program's process and returns what comes back, as built-in types
-only (:mod:`~onelayer.tasks.graders.wire`). The names that tests use are found as follows:
+only (``wire.py``). What of the tests checks the program was found before, outside
+(``code_checks.py``), how they are run is told in ``sandbox_forms.py``. The names that
+tests use are found as follows:
 
 * what the tests define or import themselves, and Python's built-ins, are their own: a program that defines ``abs`` or
   ``len`` does not change them. Only where the tests name nothing else of the program (``assert sum(10, 15) == 6``) are
@@ -11,18 +13,33 @@ only (:mod:`~onelayer.tasks.graders.wire`). The names that tests use are found a
 * every other name is a stand-in, or the plain value that the program gives it.
 """
 
-import ast
 import builtins
 import contextlib
+import errno
 import importlib
+import json
+import marshal
 import math
+import os
+import re
 import socket
-import symtable
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
-from onelayer.tasks.graders.wire import decode, encode, receive, send
+from onelayer.tasks.graders.code_checks import InvalidTest, free_names
+from onelayer.tasks.graders.protection import call
+from onelayer.tasks.graders.sandbox_alone import AnyProgram
+from onelayer.tasks.graders.sandbox_forms import Evidence, prepare_modules, run_forms
+from onelayer.tasks.graders.wire import Verdict, decode, encode, receive, send
+
+__all__ = ["free_names", "judge", "run_tests", "same"]
+PROGRAM_LOST = 3
+"""Exit code of the tests' process when the program's ended first."""
+MAX_DETAIL = 200
+_METHOD = re.compile(r"(\w+)\(\)\.(\w+)")
+_OF_PROGRAM = "raised by the program"
+_PR_SET_DUMPABLE = 4
 
 _EXCEPTIONS = {
     name: value
@@ -35,32 +52,89 @@ class ProgramEnded(BaseException):
     """The program's process is gone, by ``sys.exit`` or otherwise. No test can catch it by accident."""
 
 
-class InvalidTest(BaseException):
-    """The tests ask for something that cannot be done."""
+class ProgramExit(ProgramEnded, SystemExit):
+    """A call ended in ``sys.exit``. Tests that expect it may catch it as the SystemExit that it is."""
+
+
+class Program:
+    """The way to the program's process, which is over once that process is gone, whatever the tests catch."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self.ended = False
+        self.touched = False
+
+    def loaded(self) -> None:
+        """Wait until the program was loaded; raises what it raised."""
+        self._value_of(self._receive(), "load")
+
+    def ask(self, operation: str, *args: Any, **kwargs: Any) -> Any:
+        """What an operation of the program's process gives; raises what it raises there."""
+        request = {
+            "operation": operation,
+            "args": [encode(argument, _reference_of) for argument in args],
+            "kwargs": {name: encode(argument, _reference_of) for name, argument in kwargs.items()},
+        }
+        if self.ended:
+            raise ProgramEnded
+        try:
+            send(self._channel, request)
+        except OSError as error:
+            self.ended = True
+            raise ProgramEnded from error
+        return self._value_of(self._receive(), operation)
+
+    def named(self, name: str | None) -> Any:
+        """The program's object of that name; None is the last function that it defines."""
+        return Remote(self, {"name": name})
+
+    def _receive(self) -> Any:
+        try:
+            return receive(self._channel)
+        except (EOFError, OSError) as error:
+            self.ended = True
+            raise ProgramEnded from error
+        except (ValueError, RecursionError, MemoryError) as error:
+            error.add_note(_OF_PROGRAM)
+            raise
+
+    def _value_of(self, reply: Any, operation: str) -> Any:
+        """The value of a reply; what the program raised is raised here, as the built-in exception of that name."""
+        try:
+            if "raised" not in reply:
+                return decode(reply["value"], self._object)
+        except Exception as error:  # a reply that is none may be anything
+            error.add_note(_OF_PROGRAM)
+            raise
+        name, message = str(reply["raised"])[:80], str(reply.get("message", ""))
+        if name == "SystemExit":
+            raise ProgramExit(message)
+        if name in ("KeyboardInterrupt", "GeneratorExit"):
+            raise ProgramEnded(name)
+        if name == "StopIteration" and operation == "next":
+            raise StopIteration  # elsewhere it would end a loop of the tests early, so there it becomes RuntimeError
+        if name == "StopAsyncIteration" and operation == "anext":
+            raise StopAsyncIteration
+        raised = _EXCEPTIONS.get(name, RuntimeError)(message)
+        raised.add_note(_OF_PROGRAM)
+        raise raised
+
+    def _object(self, reference: dict[str, Any]) -> Any:
+        return (RemoteCoroutine if "coroutine" in reference else Remote)(self, reference)
 
 
 class Remote:
     """An object in the program's process. It is equal to itself only and has no truth value."""
 
-    __slots__ = ("_channel", "_reference")
+    __slots__ = ("_program", "_reference")
 
-    def __init__(self, channel: socket.socket, reference: dict[str, Any]) -> None:
-        object.__setattr__(self, "_channel", channel)
+    def __init__(self, program: Program, reference: dict[str, Any]) -> None:
+        object.__setattr__(self, "_program", program)
         object.__setattr__(self, "_reference", reference)
 
     def _ask(self, operation: str, *args: Any, **kwargs: Any) -> Any:
-        channel: socket.socket = object.__getattribute__(self, "_channel")
-        request = {
-            "operation": operation,
-            "args": [encode(argument, _reference_of) for argument in (self, *args)],
-            "kwargs": {name: encode(argument, _reference_of) for name, argument in kwargs.items()},
-        }
-        try:
-            send(channel, request)
-            reply = receive(channel)
-        except (EOFError, OSError) as error:
-            raise ProgramEnded from error
-        return _value_of(reply, channel, operation)
+        program: Program = object.__getattribute__(self, "_program")
+        return program.ask(operation, self, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call it in the program's process."""
@@ -98,105 +172,84 @@ class Remote:
     def __bool__(self) -> bool:
         raise TypeError("the program returned something that is not plain data")
 
+    def __aiter__(self) -> Any:
+        return self._ask("aiter")
+
+    async def __anext__(self) -> Any:
+        return self._ask("anext")
+
+
+class RemoteCoroutine(Remote):
+    """A coroutine in the program's process: awaiting it runs it there to its end."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)  # asyncio looks for those of Python's own coroutines
+
+    def __await__(self) -> Any:
+        return self
+
+    def send(self, value: Any = None) -> Any:
+        """Run it; the result comes as any coroutine's does."""
+        raise StopIteration(self._ask("await"))
+
+    __next__ = send
+
+    def throw(self, *error: Any) -> Any:
+        """End it."""
+        raise error[0]
+
+    def close(self) -> None:
+        """Nothing to be done: it ends with its process."""
+
 
 def _reference_of(value: Any) -> dict[str, Any]:
-    if isinstance(value, Remote):
+    if type(value) in (Remote, RemoteCoroutine):
         reference: dict[str, Any] = object.__getattribute__(value, "_reference")
         return reference
     raise InvalidTest(f"a {type(value).__name__} cannot be handed to a program; tests pass plain data")
 
 
-def _value_of(reply: Any, channel: socket.socket, operation: str) -> Any:
-    """The value of a reply; what the program raised is raised here, as the built-in exception of that name."""
-    if not isinstance(reply, dict):
-        raise ValueError("the program sent something that is not a reply")
-    if "raised" not in reply:
-        return decode(reply.get("value"), lambda reference: Remote(channel, reference))
-    name, message = str(reply["raised"]), str(reply.get("message", ""))
-    if name in ("SystemExit", "KeyboardInterrupt", "GeneratorExit"):
-        raise ProgramEnded(name)
-    if name == "StopIteration" and operation == "next":
-        raise StopIteration  # elsewhere it would end a loop of the tests early, so there it becomes RuntimeError
-    error = _EXCEPTIONS.get(name, RuntimeError)(message)
-    error.add_note("raised by the program")
-    raise error
+def _run_code(tests: dict[str, Any], program: Any, evidence: Evidence) -> None:
+    """Run prepared tests, with what ``program`` (or a stand-in for any) gives."""
+    namespace = prepare_modules(unittest=tests["unittest"]).__dict__
+    if tests["prompt"]:
+        exec(marshal.loads(bytes.fromhex(tests["prompt"])), namespace)
+    namespace |= {name: importlib.import_module(name) for name in tests["modules"]}
+    for name in tests["of_program"]:
+        if name in namespace:
+            continue
+        namespace[name] = program.named(name)
+        with contextlib.suppress(NameError):  # a missing name fails where it is used
+            namespace[name] = program.ask("value", namespace[name])
+    entry_point = tests["entry_point"]
+    method = _METHOD.fullmatch(entry_point or "")
+
+    def candidate() -> Any:
+        if method:
+            return getattr(program.named(method[1])(), method[2])
+        return program.named(entry_point)
+
+    if entry_point is not None and not method:
+        namespace[entry_point] = candidate()
+    namespace |= evidence.names()
+    exec(marshal.loads(bytes.fromhex(tests["code"])), namespace)
+    run_forms(tests["forms"], namespace, evidence, candidate)
 
 
-def free_names(source: str) -> set[str]:
-    """The names that ``source`` uses without defining or importing them.
-
-    Raises:
-        SyntaxError: ``source`` is not Python.
-    """
-    top = symtable.symtable(source, "tests.py", "exec")
-    defined = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
-    used: set[str] = set()
-    tables = [top]
-    while tables:
-        table = tables.pop()
-        tables += table.get_children()
-        used |= {
-            symbol.get_name()
-            for symbol in table.get_symbols()
-            if symbol.is_referenced() and (symbol.is_global() or table is top)
-        }
-    return used - defined
-
-
-def _called_names(source: str) -> set[str]:
-    calls = (node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
-    return {function.id for function in calls if isinstance(function, ast.Name)}
-
-
-def _used_as_module_only(source: str, name: str) -> bool:
-    """Whether every use of ``name`` is ``name.attribute`` and it is a module of the standard library."""
-    tree = ast.parse(source)
-    bases = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == name]
-    return name in sys.stdlib_module_names and all(id(use) in bases for use in uses)
-
-
-def test_namespace(source: str, prompt: str, entry_point: str | None, channel: socket.socket) -> dict[str, Any]:
-    """The global names for ``source``, as the module's docstring tells."""
-    namespace: dict[str, Any] = {"__name__": "tests"}
-    if prompt:
-        exec(compile(prompt, "prompt.py", "exec"), namespace)
-    outside = free_names(source)
-    of_program = {name for name in outside if not hasattr(builtins, name)}
-    if not of_program and entry_point is None:
-        of_program = outside & _called_names(source)
-    for name in of_program:
-        if _used_as_module_only(source, name):
-            namespace[name] = importlib.import_module(name)
-        elif name not in namespace:
-            remote = Remote(channel, {"name": name})
-            with contextlib.suppress(NameError):  # a missing name fails where it is used
-                namespace[name] = remote
-                namespace[name] = remote._ask("value")
-    if entry_point is not None:
-        namespace[entry_point] = Remote(channel, {"name": entry_point})
-    return namespace
-
-
-def _run_code(tests: dict[str, Any], channel: socket.socket) -> None:
-    entry_point = tests.get("entry_point")
-    namespace = test_namespace(tests["source"], tests.get("prompt", ""), entry_point, channel)
-    exec(compile(tests["source"], "tests.py", "exec"), namespace)
-    if entry_point is not None and "check" in namespace:
-        namespace["check"](namespace[entry_point])
-
-
-def _run_calls(tests: dict[str, Any], channel: socket.socket) -> None:
+def _run_calls(tests: dict[str, Any], program: Program, evidence: Evidence) -> None:
     """Call the function (or the method of ``Solution``) on each case's arguments and compare with what is expected."""
-    function: Any = Remote(channel, {"name": tests["fn_name"]})
+    function: Any = program.named(tests["fn_name"])
     try:
-        function._ask("value")
+        program.ask("value", function)
     except NameError:
-        function = getattr(Remote(channel, {"name": "Solution"})(), tests["fn_name"])
+        function = getattr(program.named("Solution")(), tests["fn_name"])
     for number, (args, expected) in enumerate(tests["cases"]):
         value = function(*args)
         if not same(value, expected) and not (tests["wrapped"] and is_wrapped(value, expected)):
             raise AssertionError(f"case {number}")
+        evidence.checked += 1
 
 
 def is_wrapped(value: Any, expected: Any) -> bool:
@@ -216,22 +269,95 @@ def same(value: Any, expected: Any) -> bool:
     return bool(value == expected)
 
 
-def judge(tests: dict[str, Any], channel: socket.socket) -> tuple[str, str]:
-    """Run the tests; the reason and a detail for people."""
+def judge(tests: dict[str, Any], channel: socket.socket, say: Callable[[Verdict], None]) -> Verdict:
+    """Run the tests.
+
+    Args:
+        tests: the fields of CallTests, or what :func:`~onelayer.tasks.graders.code_checks.prepare` made of CodeTests; with
+            ``alone`` these are run without a program.
+        channel: to the program.
+        say: writes a verdict that holds if the tests end this process before there is another.
+    """
+    evidence = Evidence(lenient=bool(tests.get("alone")))
+    program = Program(channel)
+    if evidence.lenient:
+        return _alone(tests, evidence, say)
     try:
-        _value_of(receive(channel), channel, "load")
-        (_run_calls if "cases" in tests else _run_code)(tests, channel)
-    except (ProgramEnded, EOFError):
-        return "exited", "the program ended before its tests did"
+        program.loaded()
+        if "cases" in tests:
+            _run_calls(tests, program, evidence)
+        else:
+            _run_code(tests, program, evidence)
+    except BaseException as error:
+        return _verdict_on(error, evidence, program)
+    if program.ended:
+        return _ENDED
+    if evidence.failed:
+        return Verdict("wrong", "a test failed")
+    if not evidence.checked:
+        return Verdict("wrong", "the tests checked nothing that the program gave", doubt=True)
+    return Verdict("correct")
+
+
+_ENDED = Verdict("exited", "the program ended before its tests did")
+
+
+def _verdict_on(error: BaseException, evidence: Evidence, program: Program) -> Verdict:
+    """What the end of tests by ``error`` says: nothing that is raised is a pass."""
+    if program.ended or isinstance(error, ProgramEnded | EOFError):
+        return _ENDED
+    name = type(error).__name__[:80]
+    if _OF_PROGRAM in getattr(error, "__notes__", ()):
+        return Verdict("error", name)
+    doubt = not evidence.checked
+    if isinstance(error, InvalidTest):
+        return Verdict("wrong", _cut(error), doubt=True)
+    if isinstance(error, AssertionError):
+        return Verdict("wrong", "a test failed", doubt)
+    if isinstance(error, SystemExit):
+        return Verdict("wrong", "the tests ended themselves before their end", doubt)
+    return Verdict("wrong", f"a test failed with {name}", doubt)
+
+
+def _alone(tests: dict[str, Any], evidence: Evidence, say: Callable[[Verdict], None]) -> Verdict:
+    """What the tests do without a program, with a stand-in that allows everything: is a fault their own?"""
+    # From where they have seen a value of the program on, another value might have led elsewhere.
+    program = AnyProgram(lambda: say(Verdict("sound")))
+    try:
+        _run_code(tests, program, evidence)
     except InvalidTest as error:
-        return "invalid_test", str(error)
-    except SyntaxError as error:
-        if "raised by the program" not in getattr(error, "__notes__", ()):
-            return "invalid_test", f"the tests are not valid Python: {error.msg}"
-        return "error", "SyntaxError"
-    except Exception as error:
-        name = type(error).__name__
-        if "raised by the program" in getattr(error, "__notes__", ()):
-            return "error", name
-        return "wrong", "a test failed" if isinstance(error, AssertionError) else f"a test failed with {name}"
-    return "correct", ""
+        return Verdict("invalid_test", _cut(error))
+    except BaseException as error:
+        short = isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOMEM, errno.EAGAIN)
+        if evidence.checked or program.touched or short:  # what the machine lacks is no fault of the tests
+            return Verdict("sound")
+        return Verdict("invalid_test", f"the tests fail by themselves, with {type(error).__name__[:80]}")
+    if evidence.checked:
+        return Verdict("sound")
+    return Verdict("invalid_test", "the tests check nothing that the program gave")
+
+
+def _cut(error: BaseException) -> str:
+    return str(error)[:MAX_DETAIL]
+
+
+def run_tests(content: bytes, channel: socket.socket, verdict: int) -> int:
+    """Judge, and write the verdict whole or not at all to the file ``verdict``; the exit code of this process.
+
+    Args:
+        content: the tests as JSON; ``token`` in it has to come back with the verdict.
+        channel: to the program.
+        verdict: number of an open file.
+    """
+    tests = json.loads(content)
+    token = tests.pop("token")
+    with contextlib.suppress(OSError):  # there is no such thing outside Linux
+        call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody may open this process's memory or files
+
+    def say(found: Verdict) -> None:
+        os.ftruncate(verdict, 0)
+        os.pwrite(verdict, json.dumps(asdict(found) | {"token": token}).encode(), 0)
+
+    found = judge(tests, channel, say)
+    say(found)
+    return PROGRAM_LOST if found.reason == "exited" else 0

@@ -11,9 +11,11 @@ import json
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-MAX_MESSAGE = 64 << 20
+MAX_MESSAGE = 16 << 20
+"""Bytes of a message, as many as a script may print. Rebuilt it takes more, which the reader's own limit bounds."""
 _BIG_INT = 1 << 1024
 """Integers beyond this travel as hexadecimal, which has no limit of digits and takes linear time."""
 
@@ -23,6 +25,20 @@ _ITERATE[frozenset] = frozenset.__iter__
 _BUILDERS: dict[str, Callable[[Any], Any]] = {name: kind for kind, name in _SEQUENCES.items()}
 _BYTES: dict[str, Callable[[str], bytes | bytearray]] = {"bytes": bytes.fromhex, "bytearray": bytearray.fromhex}
 _BASES = (bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the tests came to.
+
+    ``reason`` is one of :data:`~onelayer.tasks.graders.grade.REASONS`, or "sound" where tests were run without a program and
+    nothing was found to be wrong with them. ``doubt``: they came to it before they had checked anything, so that the
+    reason may lie in themselves; only a run without the program tells.
+    """
+
+    reason: str
+    detail: str = ""
+    doubt: bool = False
 
 
 def _plain_type(value: object) -> type | None:
