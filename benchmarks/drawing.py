@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor
 
-from onelayer.training.sample import PICKED_BYTES, Sampling, pick
+from onelayer.training.draws import PICKED_BYTES, Sampling, pick
 
 SIZES = [(144, 17), (208, 8192), (208, 32768), (32, 151936)]
 REPEATS = 20

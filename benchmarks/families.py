@@ -24,8 +24,9 @@ from onelayer.errors import UserError
 from onelayer.models.architectures import outline_model
 from onelayer.models.base import BaseModel
 from onelayer.models.load import load_base
-from onelayer.models.logprobs import Tokens, completion_logprobs
-from onelayer.training.sample import Key, Row, Sampling, left_pad, sample_policies
+from onelayer.models.logprobs import Tokens, completion_logprobs, left_pad
+from onelayer.training.draws import Key, Row, Sampling
+from onelayer.training.sample import Request, complete
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.conftest import character_tokenizer
@@ -151,7 +152,7 @@ def save(family: str, folder: Path) -> None:
 def difference(base: BaseModel) -> tuple[int, float]:
     """Greedy tokens that differ from those of whole passes, and the most that their log-probabilities do."""
     rows = [Row([3 + (7 * i + j) % 40 for j in range(1 + i)], i, 0) for i in range(8)]
-    (done,) = sample_policies(base, [{}], [rows], [KEY], Sampling(6, temperature=0), width=8, max_rows=64)
+    (done,) = complete(base, [Request({}, rows, KEY)], Sampling(6, temperature=0), width=8, max_rows=64)
     ids, mask = left_pad([row.prompt for row in rows], 8)
     with torch.no_grad():
         logps, _ = completion_logprobs(base, Tokens(ids, mask, done.ids, done.mask.long()))

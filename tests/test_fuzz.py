@@ -28,7 +28,7 @@ from onelayer.evaluation.harness import parse_tasks
 from onelayer.judging.measured import read_measured
 from onelayer.judging.profile import Profile
 from onelayer.judging.score_csv import read_csv
-from onelayer.report.data import read_measured as read_for_report
+from onelayer.report.data import read_scan as read_for_report
 from onelayer.report.judge_csv import judge_csv, parse_categories
 from onelayer.report.judge_scan import judge_scan
 from onelayer.report.page import write_report

@@ -17,10 +17,11 @@ from onelayer.models.admission import check_decoding, check_head, check_structur
 from onelayer.models.base import BaseModel, outline
 from onelayer.models.finite import check_finite
 from onelayer.models.load import load_base, wrap_model
-from onelayer.models.logprobs import Tokens, completion_logprobs
+from onelayer.models.logprobs import Tokens, completion_logprobs, left_pad
 from onelayer.models.part import Part
 from onelayer.models.trunk import lowest_layer
-from onelayer.training.sample import Key, Row, Sampling, left_pad, sample_policies
+from onelayer.training.draws import Key, Row, Sampling
+from onelayer.training.sample import Request, complete
 from tests.conftest import Command, character_tokenizer, save_model
 
 SIZES = {
@@ -108,7 +109,7 @@ def rows_of(count: int) -> list[Row]:
 def test_greedy_completions_are_those_of_whole_passes(taken: Callable[[str], BaseModel], family: str) -> None:
     base = taken(family)
     rows = rows_of(20)
-    (done,) = sample_policies(base, [{}], [rows], [KEY], Sampling(10, temperature=0), width=9, max_rows=64)
+    (done,) = complete(base, [Request({}, rows, KEY)], Sampling(10, temperature=0), width=9, max_rows=64)
     for row, ids, length in zip(rows[::2], done.ids[::2], done.lengths[::2], strict=True):
         written = list(row.prompt)
         for token in ids[:length].tolist():
@@ -121,7 +122,7 @@ def test_rows_leave_and_share_batches_without_a_trace(taken: Callable[[str], Bas
     base = taken(family)
     rows = rows_of(40)
     together, *apart = (
-        sample_policies(base, [{}], [rows], [KEY], Sampling(12), width=9, max_rows=most)[0] for most in (64, 17)
+        complete(base, [Request({}, rows, KEY)], Sampling(12), width=9, max_rows=most)[0] for most in (64, 17)
     )
     assert together.lengths.unique().numel() > 1
     for other in apart:
@@ -132,7 +133,7 @@ def test_rows_leave_and_share_batches_without_a_trace(taken: Callable[[str], Bas
 def test_log_probabilities_are_those_of_one_row_alone(taken: Callable[[str], BaseModel], family: str) -> None:
     base = taken(family)
     rows = rows_of(8)
-    (done,) = sample_policies(base, [{}], [rows], [KEY], Sampling(6), width=9, max_rows=64)
+    (done,) = complete(base, [Request({}, rows, KEY)], Sampling(6), width=9, max_rows=64)
     ids, mask = left_pad([row.prompt for row in rows], 9)
     logps, _ = completion_logprobs(base, Tokens(ids, mask, done.ids, done.mask.long()))
     for i, row in enumerate(rows):

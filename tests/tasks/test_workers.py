@@ -15,8 +15,8 @@ from onelayer.errors import RunStopped
 from onelayer.tasks.environments.base import Info, StepResult
 from onelayer.tasks.environments.household import Household
 from onelayer.tasks.environments.workers import EnvironmentWorkers
-from onelayer.tasks.graders.pool import EnvironmentWorkers as GradingPool
 from onelayer.tasks.graders.pool import WorkerLost
+from onelayer.tasks.graders.pool import WorkerPool as GradingPool
 
 
 class Fragile:

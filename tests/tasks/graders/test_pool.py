@@ -7,7 +7,7 @@ import pytest
 
 from onelayer.errors import RunStopped
 from onelayer.tasks.graders.math_pool import MathPool
-from onelayer.tasks.graders.pool import STARTS, EnvironmentWorkers, WorkerLost
+from onelayer.tasks.graders.pool import STARTS, WorkerLost, WorkerPool
 
 
 class Worker:
@@ -27,7 +27,7 @@ class Worker:
 
 
 @contextmanager
-def pool_of(fails: Callable[[int], bool]) -> Iterator[tuple[EnvironmentWorkers[Worker], list[Worker]]]:
+def pool_of(fails: Callable[[int], bool]) -> Iterator[tuple[WorkerPool[Worker], list[Worker]]]:
     """A pool of one worker; the attempts for which ``fails`` is true do not start."""
     attempts = 0
     started: list[Worker] = []
@@ -40,7 +40,7 @@ def pool_of(fails: Callable[[int], bool]) -> Iterator[tuple[EnvironmentWorkers[W
         started.append(Worker(len(started)))
         return started[-1]
 
-    pool = EnvironmentWorkers(start, 1)
+    pool = WorkerPool(start, 1)
     yield pool, started
     pool.close()
 
