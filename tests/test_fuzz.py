@@ -44,17 +44,14 @@ from onelayer.tasks.graders.math_text import RULES, extract_answer, reference_an
 from onelayer.tasks.livecodebench import all_tests
 from onelayer.tasks.sources import read_file
 from onelayer.tasks.training import local_files
-from tests.report.test_report import invented, write_scan
+from tests.support.fuzzed import BENCHMARK, mutated, values
+from tests.support.reports import invented, write_scan
 
 few = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "40")),
     deadline=None,
     derandomize="FUZZ_EXAMPLES" not in os.environ,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
-values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
 )
 
 
@@ -66,22 +63,6 @@ def fine(call: Callable[[], object]) -> bool:
         assert str(error).strip()
         return False
     return True
-
-
-def mutated(valid: str) -> st.SearchStrategy[str]:
-    """A valid text with a few pieces taken out, doubled, or replaced by something else."""
-    odd = st.sampled_from(
-        ["", "\0", "\ufeff", "nan", "inf", "-1", "1e400", "9" * 30, '"', "'", "{", "}", "[", ",", "\n", "é"]
-    )
-    cut = st.tuples(st.integers(0, len(valid)), st.integers(0, 12), odd | st.text(max_size=6))
-
-    def apply(cuts: list[tuple[int, int, str]]) -> str:
-        text = valid
-        for start, length, new in cuts:
-            text = text[:start] + new + text[start + length :]
-        return text
-
-    return st.lists(cut, min_size=1, max_size=4).map(apply)
 
 
 # --- plans and configurations
@@ -144,19 +125,6 @@ def test_yaml_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text
     Path("c.yaml").write_text(text)
     assert not fine(lambda: read_yaml(Path("c.yaml")))
     assert not Path("owned").exists()
-
-
-BENCHMARK = {
-    "kind": "benchmark",
-    "description": "own",
-    "category": "Math",
-    "source": {"hub": "nobody/own"},
-    "columns": {"problem": "q", "answer": "a"},
-    "prompt": "{{ problem }}=",
-    "grader": "math",
-    "answer_rule": "last_number",
-    "max_completion_length": 12,
-}
 
 
 @few

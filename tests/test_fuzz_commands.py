@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from onelayer.commands.cli import main
 from tests.conftest import save_model
-from tests.test_fuzz import BENCHMARK, mutated, values
+from tests.support.fuzzed import BENCHMARK, mutated, values
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "3"))
 SCAN = (

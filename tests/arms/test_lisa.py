@@ -18,7 +18,7 @@ from onelayer.arms.spec import spec_of
 from onelayer.errors import RunStopped, UserError
 from onelayer.models.base import BaseModel
 from onelayer.report.plan_table import plan_table
-from tests.arms.test_lora import run, settings
+from tests.support.lora import run, settings
 
 IDS = torch.arange(2, 12)[None]
 

@@ -2,9 +2,8 @@
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,13 +15,13 @@ from onelayer.arms.delta_files import as_weights, merge, read_delta_for, write_d
 from onelayer.arms.lora import LoraArm, create_lora_arm, initial_a, linear_parts
 from onelayer.arms.plan import parse_plan, ranks_of, resolve
 from onelayer.arms.spec import create_arm, spec_of
-from onelayer.config.configs import TrainConfig
 from onelayer.errors import RunStopped, UserError
 from onelayer.models.base import BaseModel
 from onelayer.report.plan_table import plan_table
 from onelayer.runs.inputs import load_splits
 from onelayer.training.loop import Training, run_steps
 from tests.conftest import DigitTask
+from tests.support.lora import run, settings
 
 IDS = torch.arange(2, 12)[None]
 
@@ -189,30 +188,6 @@ def test_a_pair_that_does_not_move_stops_the_run(base: BaseModel) -> None:
         arm.masters[f"{name}.lora_B"].zero_()
     with pytest.raises(RunStopped, match=r"1 of 28 trained tensors did not move.*layers\.1\.mlp\.up_proj"):
         arm.check_moved(base)
-
-
-def settings(**changes: Any) -> TrainConfig:
-    fixed = {"model": "x", "task": "arithmetic", "steps": 4, "train_batch_size": 2, "num_generations": 4}
-    fixed |= {"max_completion_length": 5, "learning_rate": 3e-3, "micro_batch_size": 8, "beta": 0.04}
-    return TrainConfig(**{**fixed, **changes})
-
-
-def run(base: BaseModel, plans: Sequence[str], config: TrainConfig, pause: int = 0) -> list[Arm]:
-    """Train the plans in lockstep; ``pause`` puts arms away after so many steps and continues with restored ones."""
-    data = load_splits(base, DigitTask(), config)
-    training = Training(base, DigitTask(), data["train"], data["selection"], config, (0,))
-    arms = [create_arm(base, spec_of(base, plan, 0), config) for plan in plans]
-    if pause:
-        short = config.model_copy(update={"steps": pause})
-        training.config = short
-        list(run_steps(training, arms, start=0))
-        training.config = config
-        again = [create_arm(base, spec_of(base, plan, 0), config) for plan in plans]
-        for arm, fresh in zip(arms, again, strict=True):
-            fresh.load_state({key: value.clone() for key, value in arm.state().items()}, arm.counters())
-        arms = again
-    list(run_steps(training, arms, start=pause))
-    return arms
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

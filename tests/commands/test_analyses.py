@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.commands.test_cli import OWN, data  # noqa: F401 - fixture
 from tests.conftest import Command, save_model
+from tests.support.own_data import OWN, data  # noqa: F401 - fixture
 
 SCAN = f"scan --model m {OWN}"
 

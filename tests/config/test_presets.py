@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -20,9 +19,9 @@ from onelayer.models.architectures import ARCHITECTURES, outline_model
 from onelayer.models.load import wrap_model
 from onelayer.tasks.benchmarks import get_training_set
 from tests.conftest import character_tokenizer, save_model
-from tests.tasks.test_benchmarks import ROWS, write_rows
+from tests.support.presets import FOLDER, preset
+from tests.support.problem_sets import ROWS, write_rows
 
-FOLDER = Path(str(resources.files("onelayer") / "presets"))
 # Preset -> family of its model and whether its head is tied to the embedding.
 MATH_PRESETS = {
     "qwen3-1.7b-numinamath": ("qwen3", True),
@@ -42,10 +41,6 @@ CARDS = {
     "Qwen/Qwen2.5-3B-Instruct": (3.09, 2.77, 36),
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": (7.61, 6.53, 28),
 }
-
-
-def preset(name: str) -> TrainConfig:
-    return build(TrainConfig, [(name, read_yaml(FOLDER / f"{name}.yaml"))])
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -6,18 +6,7 @@ from pathlib import Path
 
 import pytest
 
-TELLS_ITS_THREADS = """
-import atexit, os, pathlib, sys
-
-def names():
-    return sorted(task.joinpath("comm").read_text().strip() for task in pathlib.Path("/proc/self/task").iterdir())
-
-def tell():
-    pathlib.Path(f"threads-{os.environ.get('RANK', 0)}").write_text(" ".join(names()))
-
-atexit.register(tell)  # the first to be registered is the last to be called
-"""
-"""Begins a script: what the threads of a process are called when nothing but the end of its interpreter is left."""
+from tests.support.threads import TELLS_ITS_THREADS, threads_at_the_end
 
 WITH_A_GROUP = f"""{TELLS_ITS_THREADS}
 import torch
@@ -36,11 +25,6 @@ distributed.broadcast_object_list([1])
 assert "pt_gloo_runloop" in names()
 """
 """A script that holds its model, and so the group, to the end; in one process, which has the same threads."""
-
-
-def threads_at_the_end(folder: Path) -> list[list[str]]:
-    """What the processes of ``TELLS_ITS_THREADS`` have told."""
-    return [path.read_text().split() for path in sorted(folder.glob("threads-*"))]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from onelayer.storage.files import read_sealed
 from onelayer.training import loop
 from onelayer.training.update import update
 from tests.conftest import Command, save_model
-from tests.runs.test_resume import Tight, results
+from tests.support.resuming import Tight, results
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'onelayer[ray]'")
 

@@ -35,10 +35,10 @@ from onelayer.tasks.household import household_task
 from onelayer.training.loop import Training, train_step
 from onelayer.training.prompts import EncodedSplit
 from onelayer.training.rollout import evaluate
-from tests.commands.test_cli import data  # noqa: F401 - fixture
 from tests.conftest import Command, DigitTask
-from tests.engines.test_ending import TELLS_ITS_THREADS, threads_at_the_end
-from tests.training.test_episodes import game
+from tests.support.episodes import game
+from tests.support.own_data import data  # noqa: F401 - fixture
+from tests.support.threads import TELLS_ITS_THREADS, threads_at_the_end
 
 PartialState(cpu=True)
 TINY: dict[str, Any] = {

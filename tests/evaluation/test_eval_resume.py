@@ -16,7 +16,7 @@ from onelayer.storage.files import checksum
 from onelayer.storage.lock import locked
 from onelayer.storage.scores import ArmScores
 from tests.conftest import Command
-from tests.evaluation.test_evaluate import BOTH, onelayer, small_scan  # noqa: F401 - a fixture among them
+from tests.support.evaluation import BOTH, onelayer, small_scan  # noqa: F401 - a fixture among them
 
 
 def test_a_killed_eval_goes_on_where_it_was(onelayer: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

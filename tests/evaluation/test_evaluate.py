@@ -2,8 +2,6 @@
 
 import json
 import math
-import shlex
-from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from hypothesis import strategies as st
 from onelayer.arms.arm import Arm, OptimizerSettings
 from onelayer.arms.delta_files import merge as merge_delta
 from onelayer.arms.delta_files import write_delta
-from onelayer.commands.cli import main
 from onelayer.errors import UserError
 from onelayer.evaluation.estimates import (
     MeanEstimate,
@@ -32,9 +29,8 @@ from onelayer.judging.contribution import analyse
 from onelayer.judging.measured import pair_arms
 from onelayer.models.load import load_base
 from onelayer.storage.scores import ArmScores, read_scores
-from tests.conftest import character_tokenizer, save_model
-
-Command = Callable[[str], tuple[int, str, str]]
+from tests.conftest import character_tokenizer
+from tests.support.evaluation import BOTH, Command, small_scan
 
 
 def scores_of(rewards: list[list[float]], truncated: list[list[bool]] | None = None) -> ArmScores:
@@ -103,41 +99,6 @@ def test_category_averages_by_hand() -> None:
     assert category_averages({"a": 0.2, "b": 0.4, "c": 1.0}, categories) == {"Math": pytest.approx(0.3), "Code": 1.0}
 
 
-@pytest.fixture
-def onelayer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Run a command line in a folder with a model, a benchmark of digits and one of texts."""
-    monkeypatch.chdir(tmp_path)
-    save_model(tmp_path / "m", layers=3)
-    common = {
-        "kind": "benchmark",
-        "description": "own",
-        "source": {"hub": "nobody/own"},
-        "columns": {"problem": "q", "answer": "a"},
-        "prompt": "{{ problem }}=",
-        "grader": "math",
-        "answer_rule": "last_number",
-        "max_completion_length": 12,
-    }
-    digits = {**common, "category": "Math", "num_samples": 8, "temperature": 1.0, "stop": ["#"]}
-    Path("digits.yaml").write_text(yaml.safe_dump(digits))
-    Path("greedy.yaml").write_text(yaml.safe_dump({**common, "category": "Code"}))
-    for name, count in (("digits", 9), ("greedy", 5)):
-        rows = [{"q": f"{i}+{i}", "a": i} for i in range(count)]
-        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def run(line: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["onelayer", *shlex.split(line)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
-
 def save_delta(folder: Path, layer: int) -> Path:
     """A delta of one layer, changed at random, beside the merged checkpoint that it stands for."""
     base = load_base(str(folder / "m"))
@@ -151,9 +112,6 @@ def save_delta(folder: Path, layer: int) -> Path:
     write_delta(folder / f"delta-{layer}/delta.safetensors", arm.delta(), base, arm.plan)
     merge_delta(arm.masters, base, folder / f"merged-{layer}")
     return folder / f"delta-{layer}"
-
-
-BOTH = "--benchmarks digits.yaml,greedy.yaml --data-files digits=digits.jsonl,greedy=greedy.jsonl"
 
 
 def test_a_delta_scores_like_its_merged_checkpoint_without_one_being_written(onelayer: Command, tmp_path: Path) -> None:
@@ -341,22 +299,6 @@ def test_without_the_harness_its_install_command_is_named(onelayer: Command, mon
     code, _, err = onelayer("eval --model m --harness ifeval")
     assert code == 2
     assert "pip install 'onelayer[harness]'" in err
-
-
-def small_scan(onelayer: Command, tmp_path: Path) -> None:
-    """A scan of two layers in the folder ``scan``."""
-    rows = [{"prompt": f"{i}+{i}="} for i in range(30)]
-    Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    Path("digits.py").write_text(
-        "def digits(prompts, completions, **columns):\n"
-        "    return [sum(c.isdigit() for c in text) / 8 for text in completions]\n"
-    )
-    code, _, err = onelayer(
-        "scan --model m --dataset sums.jsonl --reward digits.py:digits --layers 0,1 --steps 6 --train-batch-size 4 "
-        "--num-generations 8 --max-completion-length 8 --learning-rate 1e-2 --selection-size 5 --test-size 10 "
-        "--output scan"
-    )
-    assert (code, err) == (0, "")
 
 
 def test_a_scan_is_judged_on_benchmarks(onelayer: Command, tmp_path: Path) -> None:

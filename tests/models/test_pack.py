@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from onelayer.arms.spec import create_arm, spec_of
 from onelayer.config.configs import ScanConfig
@@ -24,6 +23,7 @@ from onelayer.training.completions import Completions
 from onelayer.training.draws import Key, Row, Sampling, uniforms
 from onelayer.training.sample import Request
 from tests.conftest import threads
+from tests.support.gpt2 import gpt2
 
 PLANS = [
     "all",
@@ -165,21 +165,6 @@ def test_all_policies_share_the_forward_passes(base: BaseModel, monkeypatch: pyt
     with monkeypatch.context(), base.decoder.register_forward_pre_hook(count):
         complete(monkeypatch, base, policies, [4] * len(policies))
     assert passes <= LENGTH
-
-
-def gpt2() -> BaseModel:
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=47,
-        n_embd=32,
-        n_layer=3,
-        n_head=4,
-        n_positions=64,
-        bos_token_id=1,
-        eos_token_id=1,
-        initializer_range=0.3,
-    )
-    return wrap_model(GPT2LMHeadModel(config), SimpleNamespace(eos_token_id=1), name="tiny GPT-2")
 
 
 def test_gpt2_packs(monkeypatch: pytest.MonkeyPatch) -> None:

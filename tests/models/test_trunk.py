@@ -18,7 +18,7 @@ from onelayer.training.batch import Batch
 from onelayer.training.draws import Key, Row, Sampling
 from onelayer.training.sample import Request, complete
 from onelayer.training.update import _micro_batches, update
-from tests.models.test_pack import gpt2
+from tests.support.gpt2 import gpt2
 
 PROMPTS = [[3, 4, 5, 6], [7, 8], [9, 10, 11]]
 

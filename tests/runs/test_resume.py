@@ -1,7 +1,6 @@
 """What a run does when it is stopped, when its files are damaged, and when memory runs out: the same bytes in the end."""
 
 import errno
-import json
 import os
 import signal
 import threading
@@ -10,53 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from rich.console import Console
 
-from onelayer.arms.spec import spec_of
-from onelayer.errors import Paused, RunStopped, UserError
+from onelayer.errors import RunStopped, UserError
 from onelayer.models.base import BaseModel
 from onelayer.runs import manifest
 from onelayer.runs.code_hash import source_hashes
-from onelayer.runs.inputs import load_splits
 from onelayer.runs.interrupt import Interrupted, interrupts
-from onelayer.runs.open_run import open_run
 from onelayer.storage.files import WriteFailed, atomic_path, read_sealed, write_sealed, write_text
 from onelayer.storage.lock import locked
 from onelayer.training import loop
 from onelayer.training.update import update
 from tests.conftest import DigitTask
-from tests.training.test_loop import config_of
-
-PLANS = ("all", "1")
-FILES = ("delta.safetensors", "scores.parquet")
-TIMES = ("seconds", "reward_seconds", "reward_share", "guard/slow_reward")
-
-
-def go(folder: Path, base: BaseModel, task: Any = None, **changes: Any) -> str:
-    """Train a full arm and a layer, saved after every step; what was printed."""
-    config = config_of(**{"steps": 4, "save_steps": 1, **changes})
-    console = Console(record=True, width=400, quiet=False, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    data = load_splits(base, task or DigitTask(), config)
-    try:
-        with open_run(base, task or DigitTask(), data, config, [0], folder, console) as run:
-            run.train([spec_of(base, plan, 0) for plan in PLANS])
-    except Paused:
-        assert config.stop_at
-    return console.export_text()
-
-
-def results(folder: Path) -> dict[str, Any]:
-    """All that has to be the same: deltas, scores, metrics but for the time they took."""
-    found: dict[str, Any] = {}
-    for arm in sorted((folder / "arms").iterdir()):
-        for file in FILES:
-            if (arm / file).exists():
-                found[f"{arm.name}/{file}"] = (arm / file).read_bytes()
-        if (arm / "metrics.jsonl").exists():
-            rows = [json.loads(line) for line in (arm / "metrics.jsonl").read_text().splitlines()]
-            found[f"{arm.name}/metrics"] = [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
-    return found
+from tests.support.resuming import Tight, go, results
 
 
 @pytest.fixture(scope="module")
@@ -241,19 +205,6 @@ def test_when_the_grace_is_over_the_step_is_given_up(
 
 
 # --- memory
-
-
-class Tight:
-    """Updates in which more than ``rows`` rows at once do not fit, from a step on."""
-
-    def __init__(self, rows: int, first: int) -> None:
-        self.rows, self.first = rows, first
-
-    def __call__(self, base: BaseModel, arm: Any, batch: Any, config: Any) -> Any:
-        learned = update(base, arm, batch, config)  # the failing update has changed the arm
-        if arm.updates > self.first and config.micro_batch_size > self.rows:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return learned
 
 
 def test_out_of_memory_in_an_update_halves_its_rows_and_pins_that(

@@ -31,7 +31,7 @@ from onelayer.storage.scores import read_scores
 from onelayer.tasks.graders.grade_file import read_rows
 from onelayer.tasks.sources import read_file
 from tests.conftest import Command, save_model
-from tests.runs.test_resume import go, results
+from tests.support.resuming import go, results
 
 
 @pytest.fixture(autouse=True)

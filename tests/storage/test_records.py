@@ -13,7 +13,7 @@ from onelayer.storage.files import SEAL, write_json
 from onelayer.storage.manifest import Manifest
 from onelayer.storage.records import norm_by_layer, read_lines
 from tests.conftest import Command
-from tests.report.test_report import invented, write_scan
+from tests.support.reports import invented, write_scan
 
 BROKEN = [
     ("arms/full/arm.json", b'{"kind": ', "not valid JSON"),

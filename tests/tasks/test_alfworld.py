@@ -18,16 +18,7 @@ from onelayer.tasks.environments.alfworld import (
     read_games,
 )
 from onelayer.tasks.environments.workers import EnvironmentWorkers
-
-try:
-    from onelayer.tasks.environments.alfworld_games import write_games
-
-    import_engine()
-    installed = True
-except UserError:
-    installed = False
-
-needs_engine = pytest.mark.skipif(not installed, reason="the packages of onelayer[alfworld] are not installed")
+from tests.support.games import needs_engine, write_games
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from onelayer.commands.cli import main
 from onelayer.storage.scores import read_scores
-from tests.config.test_presets import preset
 from tests.conftest import save_model
-from tests.tasks.test_alfworld import installed, write_games
+from tests.support.games import installed, write_games
+from tests.support.presets import preset
 
 pytestmark = pytest.mark.skipif(not installed, reason="the packages of onelayer[alfworld] are not installed")
 

@@ -22,7 +22,7 @@ from onelayer.training.guards import GUARDS, watch
 from onelayer.training.reward_deadline import Patience
 from onelayer.training.update import update
 from tests.conftest import DigitTask
-from tests.training.test_loop import config_of, run_in, training_of
+from tests.support.runs import config_of, run_in, training_of
 
 CALM = {
     "reward": 0.5,
