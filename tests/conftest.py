@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import json
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,8 +39,8 @@ CHARACTERS = "0123456789+-=,#()*. abcdefghijklmnopqrstuvwxyz"
 FAMILIES: dict[str, Any] = {"qwen3": Qwen3Config, "qwen2": Qwen2Config, "llama": LlamaConfig}
 
 
-def character_tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", *CHARACTERS])}
+def character_tokenizer(characters: str = CHARACTERS) -> PreTrainedTokenizerFast:
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", *characters])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -153,3 +154,20 @@ class DigitTask:
 
     def reward(self, prompts: list[Any], completions: list[str], answer: list[str]) -> list[float | None]:
         return [sum(c.isdigit() for c in text) / 6 for text in completions]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data set and a reward of one's own."""
+    rows = [{"prompt": f"{i}+{j}=", "answer": str(i + j), "level": i} for i in range(8) for j in range(8)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "reward.py").write_text(
+        "def digits(prompts, completions, answer, **kwargs):\n"
+        "    assert set(kwargs) == {'level', 'completion_ids', 'trainer_state', 'log_extra', 'log_metric'}\n"
+        "    assert len(prompts) == len(answer)\n"
+        "    kwargs['log_metric']('tokens', sum(map(len, kwargs['completion_ids'])) / len(completions))\n"
+        "    return [sum(c.isdigit() for c in text) / 6 for text in completions]\n"
+        "def short(prompts, completions, **kwargs):\n    return [1.0]\n"
+        "def crash(prompts, completions, **kwargs):\n    raise KeyError('answer')\n"
+    )
+    return tmp_path

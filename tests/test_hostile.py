@@ -30,7 +30,7 @@ def test_pickled_weights_are_not_loaded(tmp_path: Path, name: str) -> None:
     if "-of-" in name:
         index = {"metadata": {}, "weight_map": {"model.embed_tokens.weight": name}}
         (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="its weights as a pickle"):
         load_base(str(folder))
     assert not (tmp_path / "owned").exists()
 
@@ -48,7 +48,7 @@ def test_code_in_a_model_folder_is_not_run_unless_asked_for(tmp_path: Path, file
     try:
         load_base(str(folder))
     except UserError as error:
-        assert "cannot be loaded" in str(error)
+        assert "cannot be loaded" in str(error) or "is Python code of its own" in str(error)
     assert not (tmp_path / "owned").exists()
 
 

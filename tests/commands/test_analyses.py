@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Command, save_model
-from tests.support.own_data import OWN, data  # noqa: F401 - fixture
+from tests.support.own_data import OWN
 
 SCAN = f"scan --model m {OWN}"
 
@@ -21,7 +21,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in (folder / "arms").iterdir()}
 
 
-def test_strategies_and_controls_join_a_finished_scan(onelayer: Command, data: Path) -> None:  # noqa: F811
+def test_strategies_and_controls_join_a_finished_scan(onelayer: Command, data: Path) -> None:
     save_model(data / "m", layers=3)
     assert onelayer(f"{SCAN} --output run")[0] == 0
     before = profile_of(data / "run")
@@ -55,7 +55,7 @@ def test_strategies_and_controls_join_a_finished_scan(onelayer: Command, data: P
     assert code == 2
 
 
-def test_stitching_and_voting(onelayer: Command, data: Path) -> None:  # noqa: F811
+def test_stitching_and_voting(onelayer: Command, data: Path) -> None:
     save_model(data / "m", layers=3)
     line = "scan --model m --task arithmetic --steps 2 --train-batch-size 4 --num-generations 2 --eval-steps 0"
     assert onelayer(f"{line} --learning_rate 1e-2 --output run")[0] == 0
@@ -78,7 +78,7 @@ def test_stitching_and_voting(onelayer: Command, data: Path) -> None:  # noqa: F
         assert message in err
 
 
-def test_a_stitched_model_is_the_union_of_its_deltas(onelayer: Command, data: Path) -> None:  # noqa: F811
+def test_a_stitched_model_is_the_union_of_its_deltas(onelayer: Command, data: Path) -> None:
     from safetensors.torch import load_file
 
     save_model(data / "m", layers=2)
@@ -94,7 +94,7 @@ def test_a_stitched_model_is_the_union_of_its_deltas(onelayer: Command, data: Pa
     assert "nothing can be voted on" in err
 
 
-def test_halving_takes_the_decisions_that_a_full_scan_shows(onelayer: Command, data: Path) -> None:  # noqa: F811
+def test_halving_takes_the_decisions_that_a_full_scan_shows(onelayer: Command, data: Path) -> None:
     """Arms do not depend on their company, so a search can be replayed on the curves of a full scan."""
     from onelayer.commands import scan_phases as phases
 
@@ -122,7 +122,7 @@ def test_halving_takes_the_decisions_that_a_full_scan_shows(onelayer: Command, d
         assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_a_paused_search_goes_on(onelayer: Command, data: Path) -> None:  # noqa: F811
+def test_a_paused_search_goes_on(onelayer: Command, data: Path) -> None:
     save_model(data / "m", layers=4)
     line = f"{SCAN} --search halving --rungs 2"
     assert onelayer(f"{line} --output straight")[0] == 0
@@ -132,7 +132,7 @@ def test_a_paused_search_goes_on(onelayer: Command, data: Path) -> None:  # noqa
     assert straight == paused
 
 
-def test_coarse_search_trains_around_the_best(onelayer: Command, data: Path) -> None:  # noqa: F811
+def test_coarse_search_trains_around_the_best(onelayer: Command, data: Path) -> None:
     save_model(data / "m", layers=5)
     assert onelayer(f"{SCAN} --search coarse --stride 3 --output run")[0] == 0
     trained = {row["layer"] for row in profile_of(data / "run")["layers"]}
@@ -140,7 +140,7 @@ def test_coarse_search_trains_around_the_best(onelayer: Command, data: Path) -> 
     assert profile_of(data / "run")["partial"] is True or trained == set(range(5))
 
 
-def test_the_learning_rate_is_chosen_before_any_layer(onelayer: Command, data: Path) -> None:  # noqa: F811
+def test_the_learning_rate_is_chosen_before_any_layer(onelayer: Command, data: Path) -> None:
     save_model(data / "m", layers=2)
     line = f"{SCAN} --lr-check".replace("--learning_rate 1e-2", "--learning_rate auto:1e-5,1e-2")
     code, out, err = onelayer(f"{line} --strategy-k 1 --output auto")
@@ -158,7 +158,7 @@ def test_the_learning_rate_is_chosen_before_any_layer(onelayer: Command, data: P
         assert "learning_rate" in err
 
 
-def test_two_seeds_are_one_arm(onelayer: Command, data: Path) -> None:  # noqa: F811
+def test_two_seeds_are_one_arm(onelayer: Command, data: Path) -> None:
     save_model(data / "m", layers=2)
     assert onelayer(f"{SCAN} --seeds 2 --output run")[0] == 0
     profile = profile_of(data / "run")
@@ -167,7 +167,7 @@ def test_two_seeds_are_one_arm(onelayer: Command, data: Path) -> None:  # noqa: 
     assert {"layer-00", "layer-00-seed1", "full-seed1"} <= names(data / "run")
 
 
-def test_scores_measured_elsewhere_and_comparisons(onelayer: Command, data: Path) -> None:  # noqa: F811
+def test_scores_measured_elsewhere_and_comparisons(onelayer: Command, data: Path) -> None:
     rows = ["setting,layer,gsm8k,math500", "Base,,40,20", "Full,,50,30"]
     rows += [f"Layer {k},{k},{40 + k},{20 + 2 * k}" for k in range(6)]
     (data / "scores.csv").write_text("\n".join(rows))

@@ -37,7 +37,6 @@ from onelayer.training.prompts import EncodedSplit
 from onelayer.training.rollout import evaluate
 from tests.conftest import Command, DigitTask
 from tests.support.episodes import game
-from tests.support.own_data import data  # noqa: F401 - fixture
 from tests.support.threads import TELLS_ITS_THREADS, threads_at_the_end
 
 PartialState(cpu=True)
@@ -307,7 +306,7 @@ OWN = (
 
 def test_a_scan_its_report_and_the_engine_of_every_arm(
     onelayer: Command,
-    data: Path,  # noqa: F811
+    data: Path,
     model_folder: Callable[..., Path],
 ) -> None:
     model = model_folder("llama", layers=2)
@@ -363,7 +362,7 @@ def test_a_scan_its_report_and_the_engine_of_every_arm(
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(
     onelayer: Command,
-    data: Path,  # noqa: F811
+    data: Path,
     model_folder: Callable[..., Path],
     options: str,
     message: str,

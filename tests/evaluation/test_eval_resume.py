@@ -16,10 +16,10 @@ from onelayer.storage.files import checksum
 from onelayer.storage.lock import locked
 from onelayer.storage.scores import ArmScores
 from tests.conftest import Command
-from tests.support.evaluation import BOTH, onelayer, small_scan  # noqa: F401 - a fixture among them
+from tests.support.evaluation import BOTH, small_scan
 
 
-def test_a_killed_eval_goes_on_where_it_was(onelayer: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_killed_eval_goes_on_where_it_was(onelayer: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert onelayer(f"eval --model m {BOTH} --output whole")[0] == 0
     whole = written(tmp_path / "whole")
     write = results_module.write_sealed
@@ -58,7 +58,7 @@ def written(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_damaged_record_of_an_eval_is_read_from_its_copy(onelayer: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_a_damaged_record_of_an_eval_is_read_from_its_copy(onelayer: Command, tmp_path: Path) -> None:
     assert onelayer(f"eval --model m {BOTH} --output run")[0] == 0
     whole, record = written(tmp_path / "run"), tmp_path / "run/results.json"
     text = record.read_text()
@@ -105,7 +105,7 @@ def test_a_damaged_bit_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert said == tried > 100
 
 
-def test_a_scan_judged_on_benchmarks_is_mended_too(onelayer: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_a_scan_judged_on_benchmarks_is_mended_too(onelayer: Command, tmp_path: Path) -> None:
     """Every arm's files, whichever byte is damaged, and arm.json has the checksum of the scores beside it."""
     small_scan(onelayer, tmp_path)
     line = "eval --scan scan --benchmarks greedy.yaml --data-files greedy=greedy.jsonl --output judged"

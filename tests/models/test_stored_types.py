@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from onelayer import load_delta, read_delta
 from onelayer.arms.delta_files import read_delta_for, write_delta
+from onelayer.arms.plan import parse_plan, resolve
 from onelayer.errors import UserError
 from onelayer.models.base import BaseModel, is_base, tensors_hash
 from onelayer.models.load import load_base
@@ -49,8 +50,14 @@ def saved(model_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., Pa
     return save
 
 
+def whole(base: BaseModel, plan: str, changed: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors of a plan, of which some are changed."""
+    names = resolve(parse_plan(plan, base.num_layers), base.parts, base.tied_head)
+    return {name: base.tensor(name).detach().float().clone() for name in names} | changed
+
+
 def delta_of(base: BaseModel, path: Path) -> dict[str, Tensor]:
-    delta = {NAME: base.tensor(NAME).detach().float() + 0.37}
+    delta = whole(base, "1.mlp", {NAME: base.tensor(NAME).detach().float() + 0.37})
     write_delta(path / "delta.safetensors", delta, base, "1.mlp")
     return delta
 
@@ -72,7 +79,7 @@ def test_a_merge_leaves_every_tensor_in_its_type(
     assert before.keys() == after.keys()
     for name, tensor in after.items():
         assert tensor.dtype == kind_of(name, types)
-        assert torch.equal(tensor, delta[NAME].to(tensor.dtype) if name == NAME else before[name])
+        assert torch.equal(tensor, delta[name].to(tensor.dtype) if name in delta else before[name])
     config = json.loads((tmp_path / "merged/config.json").read_text())
     assert config["dtype"] == json.loads((folder / "config.json").read_text())["dtype"]
     # Whoever reads it again has the same, also in a type for all.
@@ -140,7 +147,7 @@ def test_a_delta_that_is_not_finite_is_refused(onelayer: Command, saved: Callabl
     ):
         tensor = base.tensor(NAME).detach().clone()
         tensor[3, 3] = value
-        write_delta(tmp_path / "bad.safetensors", {NAME: tensor}, base, "1.mlp")
+        write_delta(tmp_path / "bad.safetensors", whole(base, "1.mlp", {NAME: tensor}), base, "1.mlp")
         code, _, err = onelayer("merge bad.safetensors --output merged")
         assert code == 2
         assert err == f"error: {message}\n"
@@ -164,7 +171,7 @@ def test_a_value_that_is_too_large_for_one_of_several_types_is_refused(
     name = "model.layers.2.self_attn.q_proj.weight"
     tensor = base.tensor(name).detach().clone()
     tensor[0, 0] = 1e6
-    write_delta(tmp_path / "large.safetensors", {name: tensor}, base, "2.attn")
+    write_delta(tmp_path / "large.safetensors", whole(base, "2.attn", {name: tensor}), base, "2.attn")
     code, _, err = onelayer("merge large.safetensors --output merged")
     assert code == 2
     assert f"in the types of its base, is damaged: 1 of 1,024 elements of {name} are infinite" in err

@@ -183,7 +183,7 @@ class BadReward(DigitTask):
         (ValueError("no answer"), "raised ValueError: no answer"),
         (lambda texts: [0.0], "returned 1 rewards for 6 completions"),
         (lambda texts: 0.5, "no list of rewards"),
-        (lambda texts: [float("nan")] * len(texts), "returned nan for problem 30"),
+        (lambda texts: [float("nan")] * len(texts), "None for problem 30"),
         (lambda texts: ["yes"] * len(texts), "returned 'yes'"),
         (lambda texts: [None] * len(texts), "None for problem 30"),
     ],

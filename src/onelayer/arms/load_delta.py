@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from onelayer.arms.delta_files import delta_file, other_base, read_delta_header, read_tensors
 from onelayer.models.base import is_base
+from onelayer.models.finite import check_finite
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -46,7 +47,9 @@ def read_delta(model: nn.Module, path: Path | str) -> dict[str, Tensor]:
         raise other_base(path, header, f"this model{hint}")
     own = dict(model.named_parameters())
     tensors = read_tensors(file, header, model)
-    return {name: tensor.to(own[name].device, own[name].dtype) for name, tensor in tensors.items()}
+    delta = {name: tensor.to(own[name].device, own[name].dtype) for name, tensor in tensors.items()}
+    check_finite(delta, f"delta '{path}'")
+    return delta
 
 
 @contextmanager
