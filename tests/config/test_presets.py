@@ -160,8 +160,8 @@ def test_the_whole_path_of_a_preset_on_a_small_model(
     task = preset(name).task
     assert task is not None
     # Few characters, so that a random model now and then writes the answer, which has one digit, and rewards vary.
-    digit = "1" if task == "skywork_or1" else next(c for c in ROWS[task][1] if c.isdigit())
-    save_model(tmp_path / "m", family, tied=tied, layers=2, tokenizer=character_tokenizer(f"{digit} "))
+    digits = "12" if task == "skywork_or1" else next(c for c in ROWS[task][1] if c.isdigit())
+    save_model(tmp_path / "m", family, tied=tied, layers=2, tokenizer=character_tokenizer(f"{digits} "))
     settings = json.loads((tmp_path / "m/tokenizer_config.json").read_text())
     settings["chat_template"] = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     (tmp_path / "m/tokenizer_config.json").write_text(json.dumps(settings))

@@ -95,7 +95,9 @@ def test_what_is_no_text_is_refused_with_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"no gzip", gzip.compress(b'{"prompt": "1"}' * 9)[:-9], b"\x1f\x8b\x08\0\0\0\0\0\0\0junk"]
+    "content",
+    [b"no gzip", gzip.compress(b'{"prompt": "1"}' * 9, mtime=0)[:-9], b"\x1f\x8b\x08\0\0\0\0\0\0\0junk"],
+    ids=["text", "cut short", "no blocks"],
 )
 def test_a_damaged_archive_is_a_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "rows.jsonl.gz"
