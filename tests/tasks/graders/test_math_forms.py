@@ -198,3 +198,12 @@ def test_no_number_is_picked_out(pool: MathPool, text: str, reference: str) -> N
 @pytest.mark.parametrize("text", ["\\boxed{5!}", "The answer is $5!$.", "The answer is \\(5!\\)"])
 def test_a_factorial_counts_in_a_formula(pool: MathPool, text: str) -> None:
     assert grade_math([text], ["120"], pool=pool)[0].reward == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "reward"),
+    [("7=", 1.0), ("so 3+4=7", 1.0), ("is it 7 =", 1.0), ("7=y+1", 0.0), ("x7", 0.0), ("7*3", 0.0), ("7=8", 0.0)],
+)
+def test_the_last_number_is_one_that_nothing_more_is_said_of(pool: MathPool, text: str, reward: float) -> None:
+    (grade,) = grade_math([text], ["7"], rule="last_number", pool=pool)
+    assert grade.reward == reward

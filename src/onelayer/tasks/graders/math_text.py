@@ -185,7 +185,7 @@ def _after_hash(text: str) -> str | None:
 _NUMBER = re.compile(r"(?<![\w.)\]}])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?|\d[\d,]*(?:\.\d+)?(?:/\d+)?")
 _AROUND = re.compile(r"[\\{}^_=+*/()<>|√×·²³]|[A-Za-z]\d|\d[A-Za-z]")
 _AFTER_NUMBER = re.compile(
-    r"(?:st|nd|rd|th|km|cm|mm|kg|mg|ml|m|g|s|h|L|ft|in|lb|oz|hr|min|sec|mph|am|pm|k?W)?[.,;:!?)\]}*\"'%°]*",
+    r"(?:st|nd|rd|th|km|cm|mm|kg|mg|ml|m|g|s|h|L|ft|in|lb|oz|hr|min|sec|mph|am|pm|k?W)?[.,;:!?)\]}*\"'%°]*=*",
     re.IGNORECASE,
 )
 _OPERATORS = frozenset(("+", "-", "*", "/", "^", "×", "·", "÷", "<", ">", "≤", "≥", "\\times", "\\cdot"))
