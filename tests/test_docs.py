@@ -1,5 +1,7 @@
 """The documentation: it builds without a warning, its links lead somewhere, and it names what the code writes."""
 
+import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -7,7 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 import pyarrow.parquet as pq
@@ -49,6 +51,38 @@ def first_column(text: str) -> set[str]:
 
 
 # --- links and the site
+
+
+OF_A_USER = {"reward.py", "json.py", "program.py", "onelayer_verl.py", "test_number_grader.py"}
+"""Files that pages speak of and that are not this project's."""
+
+
+def lookup(name: str) -> Any:
+    """What a dotted name stands for.
+
+    Raises:
+        AttributeError: nothing of that name.
+    """
+    parts = name.split(".")
+    found = importlib.import_module(parts[0])
+    for count, part in enumerate(parts[1:], start=2):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(".".join(parts[:count]))
+        found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "docs/pictures/architecture.svg"], ids=lambda path: path.name)
+def test_the_code_that_a_page_names_is_there(path: Path) -> None:
+    """Files by the end of their path, and dotted names of the package."""
+    text = path.read_text(encoding="utf-8")
+    folders = ("src", "tests", "docs", "examples", "benchmarks", "scripts")
+    files = [f"/{file.relative_to(ROOT).as_posix()}" for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    named_files = set(re.findall(r"(?<![\w/.-])(?:\.\./)*([\w./-]*\w\.py)\b", text))
+    for name in named_files:
+        assert Path(name).name in OF_A_USER or any(file.endswith(f"/{name}") for file in files), name
+    for name in set(re.findall(r"`(onelayer(?:\.[a-z_A-Z]\w*)+)", text)):
+        lookup(name)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -40,13 +40,19 @@ class Built(NamedTuple):
     wheel: Path
 
 
+def _not_sources(folder: str, names: list[str]) -> set[str]:
+    """What git does not keep: some folders at the top, and some names everywhere."""
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")(folder, names)
+    return ignored | (set(NOT_SOURCES) if Path(folder) == ROOT else set())
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """An sdist of a copy of this tree, and a wheel of that sdist alone."""
     work = tmp_path_factory.mktemp("build")
     source, dist = work / "source", work / "dist"
     # A copy: building leaves files behind, and what an earlier build left must not get in.
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", *NOT_SOURCES))
+    shutil.copytree(ROOT, source, ignore=_not_sources)
     hook = f"from setuptools import build_meta; build_meta.build_sdist({str(dist)!r})"
     run(sys.executable, "-c", hook, cwd=source)
     (sdist,) = dist.iterdir()

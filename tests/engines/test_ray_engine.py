@@ -26,6 +26,7 @@ from onelayer.runs.interrupt import Interrupted, interrupts
 from onelayer.runs.open_run import open_run
 from onelayer.runs.sets import plan_sets
 from onelayer.storage.files import read_sealed
+from onelayer.storage.manifest import Manifest
 from onelayer.training import loop
 from onelayer.training.update import update
 from tests.conftest import Command, save_model
@@ -395,22 +396,28 @@ def test_a_machine_without_the_model(
 
 
 def test_a_machine_with_other_code() -> None:
-    here = {
+    here: dict[str, Any] = {
+        "num_layers": 2,
         "versions": {"torch": "2.13.0"},
         "code": {"loop.py": "a"},
         "base_hash": "f" * 64,
         "threads": 1,
         "hardware": "x",
     }
-    greeting = partial(ray_engine.Greeting, "box", 1, "node", free=1, said=())
-    ray_engine.check_greeting(greeting({**here, "threads": 8, "hardware": "y"}), here)
+
+    def greet(there: dict[str, Any]) -> None:
+        manifest = Manifest.model_validate(there)
+        greeting = ray_engine.Greeting("box", 1, "node", manifest, free=1, said=())
+        ray_engine.check_greeting(greeting, Manifest.model_validate(here))
+
+    greet({**here, "threads": 8, "hardware": "y"})
     other = {**here, "versions": {"torch": "2.12.1"}, "code": {"loop.py": "b"}, "base_hash": "e" * 64}
     with pytest.raises(
         UserError, match=r"box of the Ray cluster does not have .* base_hash is 'e{12}\.\.\.' there and"
     ):
-        ray_engine.check_greeting(greeting(other), here)
+        greet(other)
     with pytest.raises(UserError, match=r"versions\.torch is '2\.12\.1' there and '2\.13\.0' here"):
-        ray_engine.check_greeting(greeting(other), here)
+        greet(other)
 
 
 def test_workers_that_die_while_they_load(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,7 +429,7 @@ def test_workers_that_die_while_they_load(monkeypatch: pytest.MonkeyPatch) -> No
     dead = ray.exceptions.RayError("The actor died because its node has died.")
 
     def bury(workers: ray_workers.Workers) -> None:
-        workers._bury(workers.handles[-1], dead)
+        workers._drop_dead(workers.handles[-1], dead)
 
     workers = ray_workers.Workers(size, lambda: actor, lambda greeting: None)
     workers.start(1)
@@ -450,9 +457,9 @@ def test_a_signal_inside_ray_keeps_its_name(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(interrupts, "asked", None)
     workers: Any = SimpleNamespace(idle=list, answers=answers)
-    run: Any = SimpleNamespace(workers=workers)
+    run: Any = SimpleNamespace()
     with pytest.raises(Interrupted, match="stopped by SIGINT"):
-        ray_run._Spread(run, {0: []}, 4).run()
+        ray_run._Spread(run, workers, {0: []}, 4).run()
 
 
 def test_a_worker_that_is_silent_is_named_once(

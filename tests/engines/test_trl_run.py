@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +36,7 @@ from onelayer.training.prompts import EncodedSplit
 from onelayer.training.rollout import evaluate
 from tests.conftest import Command, DigitTask
 from tests.support.episodes import game
+from tests.support.resuming import TIMES
 from tests.support.threads import TELLS_ITS_THREADS, threads_at_the_end
 
 PartialState(cpu=True)
@@ -269,8 +269,8 @@ def test_two_processes_make_the_same_arm_and_eval_scores_it(onelayer: Command, t
     assert float((scores[0].reward != scores[1].reward).mean()) < 0.01
     metrics = [[json.loads(line) for line in (arm / "metrics.jsonl").read_text().splitlines()] for arm in arms]
     for a, b in zip(*metrics, strict=True):
-        assert {k: v for k, v in a.items() if k != "seconds"} == pytest.approx(
-            {k: v for k, v in b.items() if k != "seconds"}, rel=1e-3, abs=1e-5
+        assert {k: v for k, v in a.items() if k not in TIMES} == pytest.approx(
+            {k: v for k, v in b.items() if k not in TIMES}, rel=1e-3, abs=1e-5
         )
 
     sums = "".join(json.dumps({"q": f"{i}+{i}=", "a": 2 * i}) + "\n" for i in range(5))
@@ -293,7 +293,7 @@ def test_an_error_is_told_also_where_the_others_are_gone(error: RunStopped | Non
 
     together: Any = SimpleNamespace(is_main=True, _listening=True, _tell=tell)
     with pytest.raises(RunStopped if error else RuntimeError), ExitStack() as stack:
-        stack.push(partial(Together.__exit__, together))
+        stack.push(lambda kind, raised, trace: Together.end(together, raised))
         if error:
             raise error
 

@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicCache
 
 from onelayer.arms.plan import parse_plan, resolve
 from onelayer.errors import UserError
-from onelayer.models import kv_cache as caches
+from onelayer.models import admission
 from onelayer.models.admission import check_decoding, check_head, check_structure
 from onelayer.models.base import BaseModel, outline
 from onelayer.models.finite import check_finite
@@ -158,7 +158,7 @@ def test_a_cache_that_leaves_states_behind_is_noticed(
             else:  # as many rows, but whoever came first
                 layer.reorder_cache(torch.arange(len(indices)).remainder(2))
 
-    monkeypatch.setattr(caches, "select_rows", attention_only)
+    monkeypatch.setattr(admission, "select_rows", attention_only)
     with pytest.raises(UserError, match="gives other hidden states token by token than in one pass"):
         check_decoding(base)
 

@@ -18,7 +18,7 @@ from onelayer.models.load import wrap_model
 from onelayer.models.pack import RowCut, Span, packable, packed, row_cut, spans_of
 from onelayer.models.rowwise import MIN_ROWS, PIECE_ROWS, replaced_forward, row_wise, shows_its_rows
 from onelayer.models.trunk import lowest_layer
-from onelayer.training import sample
+from onelayer.training import draws, sample
 from onelayer.training.completions import Completions
 from onelayer.training.draws import Key, Row, Sampling, uniforms
 from onelayer.training.sample import Request
@@ -68,14 +68,14 @@ class Logits:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: dict[float, Tensor] = {}
-        pick = sample.pick
+        pick = draws.pick
 
         def remember(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
             for row, number in zip(logits, uniform.tolist(), strict=True):
                 self.seen.setdefault(number, row)  # live rows come before those that fill the batch up
             return pick(logits, uniform, sampling)
 
-        monkeypatch.setattr(sample, "pick", remember)
+        monkeypatch.setattr(draws, "pick", remember)
 
     def of(self, key: Key, rows: Sequence[Row], done: Completions) -> list[Tensor]:
         drawn = uniforms(key, rows, LENGTH)

@@ -18,6 +18,7 @@ from onelayer.runs.interrupt import Interrupted, interrupts
 from onelayer.storage.files import WriteFailed, atomic_path, read_sealed, write_sealed, write_text
 from onelayer.storage.lock import locked
 from onelayer.training import loop
+from onelayer.training.draws import Sampling
 from onelayer.training.update import update
 from tests.conftest import DigitTask
 from tests.support.resuming import Tight, go, results
@@ -242,10 +243,11 @@ def test_out_of_memory_while_sampling_changes_no_result(
 
     whole = sample._complete_batch
 
-    def tight(base: BaseModel, requests: Sequence[sample.Request], *arguments: Any) -> Any:
-        if sum(len(request.rows) for request in requests) > 16:
+    def tight(base: BaseModel, requests: Sequence[sample.Request], sampling: Sampling, width: int) -> Any:
+        in_training = requests[0].key.purpose == "train"
+        if sum(len(request.rows) for request in requests) > (16 if in_training else 4):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return whole(base, requests, *arguments)
+        return whole(base, requests, sampling, width)
 
     monkeypatch.setattr(sample, "_complete_batch", tight)
     printed = go(tmp_path / "run", base, max_rows=64)

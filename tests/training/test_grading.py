@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import onelayer.tasks
 from onelayer.commands.cli import main
 from onelayer.errors import RunStopped, UserError
 from onelayer.judging.measured import read_measured
 from onelayer.storage.scores import ArmScores, join_scores, read_scores, write_scores
+from onelayer.tasks import registry
 from onelayer.tasks.base import Problem
 from onelayer.tasks.graders.grade import FAILURES, REASONS, UNGRADED, Grade, Reason, failure_sentence, grade_of
 from onelayer.training.grading import failure_shares, grade_all, grade_texts, rewards_of
@@ -129,7 +129,7 @@ def test_a_scan_counts_failures_in_training_and_in_its_scores(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(onelayer.tasks.TASKS, "arithmetic", lambda config: Graded())
+    monkeypatch.setitem(registry.TASKS, "arithmetic", lambda config: Graded())
     save_model(tmp_path / "m", layers=2)
     line = (
         "scan --model m --task arithmetic --steps 4 --train-batch-size 4 --num-generations 8 --max-completion-length 8 "

@@ -1,4 +1,4 @@
 """How bytes reach the disk and come back whole: files written at once or not at all, locks, records and scores.
 
-Imports ``config`` and what everybody may. Read ``files.py`` first.
+Imports ``errors`` and ``version`` alone. Read ``files.py`` first.
 """
