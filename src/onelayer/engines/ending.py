@@ -33,11 +33,12 @@ def end_group() -> None:
     # A script may have destroyed the group itself, and still hold its trainer and so the threads.
     if (distributed.get_backend() != "gloo") if made else (LOOP not in thread_names()):
         return
-    held = [distributed.group.WORLD] if made else []
+    held: list[object] = [distributed.group.WORLD] if made else []
     for model in _wrapped_models():
         # Whoever lets go of a group last waits for its threads, and only Python's own object does so without the lock.
-        held.append(model.process_group)
-        model.reducer = model.logger = model.process_group = None
+        held.append(vars(model).pop("process_group", None))
+        for name in ("reducer", "logger"):
+            vars(model).pop(name, None)
     for name in ("last_exc", "last_value", "last_traceback"):
         vars(sys).pop(name, None)
     gc.collect()
