@@ -11,6 +11,7 @@ from torch import Tensor
 from onelayer.arms.plan import parse_plan, resolve
 from onelayer.arms.spec import create_arm, spec_of
 from onelayer.config.optimizer import OptimizerConfig
+from onelayer.config.run import RunConfig
 from onelayer.config.update import StepConfig
 from onelayer.models.base import BaseModel
 from onelayer.models.logprobs import Tokens, completion_logprobs, left_pad, position_ids
@@ -24,13 +25,18 @@ from tests.support.gpt2 import gpt2
 PROMPTS = [[3, 4, 5, 6], [7, 8], [9, 10, 11]]
 
 
-class Config(OptimizerConfig, StepConfig):
+class Config(RunConfig, OptimizerConfig, StepConfig):
     """What an arm and its updates take."""
 
 
 def config_of(**changes: Any) -> Config:
-    options: dict[str, Any] = {"train_batch_size": 3, "num_generations": 4, "micro_batch_size": 5, **changes}
-    return Config(max_completion_length=7, **options)
+    options: dict[str, Any] = {
+        "train_batch_size": 3,
+        "num_generations": 4,
+        "micro_batch_size": 5,
+        "learning_rate": 1e-3,
+    }
+    return Config(max_completion_length=7, **{**options, **changes})
 
 
 def sampled(base: BaseModel, layer: int | None, max_rows: int = 512) -> Batch:

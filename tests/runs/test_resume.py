@@ -237,23 +237,24 @@ def test_out_of_memory_in_an_update_halves_its_rows_and_pins_that(
 
 
 def test_out_of_memory_while_sampling_changes_no_result(
-    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, Any]
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from onelayer.training import sample
 
     whole = sample._complete_batch
 
-    def tight(base: BaseModel, requests: Sequence[sample.Request], sampling: Sampling, width: int) -> Any:
-        in_training = requests[0].key.purpose == "train"
-        if sum(len(request.rows) for request in requests) > (16 if in_training else 4):
+    def tight(base: BaseModel, requests: Sequence[sample.Request], *arguments: Any) -> Any:
+        if sum(len(request.rows) for request in requests) > 16:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return whole(base, requests, sampling, width)
+        return whole(base, requests, *arguments)
 
+    scored = {"eval_num_samples": 4, "eval_temperature": 1.0, "max_rows": 64}
+    go(tmp_path / "undisturbed", base, **scored)
     monkeypatch.setattr(sample, "_complete_batch", tight)
-    printed = go(tmp_path / "run", base, max_rows=64)
-    assert "out of memory in scoring: from here on max_rows is 32, pinned" in printed
+    printed = go(tmp_path / "run", base, **scored)
+    assert "out of memory in scoring: from here on max_rows is 16, pinned" in printed
+    assert results(tmp_path / "run") == results(tmp_path / "undisturbed")
     assert "out of memory in step 0: from here on max_rows is 16, pinned" in printed
-    assert results(tmp_path / "run") == undisturbed
 
     def hopeless(*arguments: Any, **named: Any) -> Any:
         raise MemoryError
