@@ -18,7 +18,6 @@ from onelayer.runs.interrupt import Interrupted, interrupts
 from onelayer.storage.files import WriteFailed, atomic_path, read_sealed, write_sealed, write_text
 from onelayer.storage.lock import locked
 from onelayer.training import loop
-from onelayer.training.draws import Sampling
 from onelayer.training.update import update
 from tests.conftest import DigitTask
 from tests.support.resuming import Tight, go, results
