@@ -1,20 +1,17 @@
 """A command line in a folder with a model and two benchmarks."""
 
 import json
-import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
-from onelayer.commands.cli import main
 from tests.conftest import Command, character_tokenizer, save_model
 
 
 @pytest.fixture
-def onelayer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+def onelayer(onelayer: Command, tmp_path: Path) -> Command:
     """Run a command line in a folder with a model, a benchmark of digits and one of texts."""
-    monkeypatch.chdir(tmp_path)
     # Few characters besides digits: a random model then writes whole numbers.
     save_model(tmp_path / "m", layers=3, tokenizer=character_tokenizer("0123456789+=# "))
     common = {
@@ -34,14 +31,4 @@ def onelayer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         rows = [{"q": f"{i}+{i}", "a": i} for i in range(count)]
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def run(line: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["onelayer", *shlex.split(line)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return onelayer

@@ -1,15 +1,12 @@
 """What an algorithm's name stands for, and its numbers against TRL's and against loops written another way."""
 
 import math
-from collections import defaultdict
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from onelayer.config.algorithm import ALGORITHM_SETTINGS, GIGPO_DEFAULTS
 from onelayer.config.sources import build
@@ -17,6 +14,7 @@ from onelayer.config.update import StepConfig
 from onelayer.errors import UserError
 from onelayer.training.algorithms.grpo import clipped_loss, group_advantages, leave_one_out_advantages, token_weights
 from onelayer.training.batch import advantages_of
+from tests.support.trl_loss import trl_loss
 
 
 def config_of(*sources: dict[str, Any]) -> StepConfig:
@@ -120,44 +118,6 @@ def test_the_sequence_ratio_by_hand() -> None:
     clipped = clipped_loss(logps, torch.zeros(1, 3), torch.tensor([2.0]), epsilon=0.05, sequence_mask_BT=mask)
     assert clipped.clipped_high[0, :2].tolist() == [True, True]
     assert clipped.loss[0, 0].item() == pytest.approx(-2.1)
-
-
-def trl_loss(logps: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, config: StepConfig) -> Tensor:
-    """TRL's own ``GRPOTrainer._compute_loss`` on given log-probabilities, with the algorithm's options."""
-    trl = pytest.importorskip("trl.trainer.grpo_trainer")
-    trainer = object.__new__(trl.GRPOTrainer)
-    trainer.__dict__.update(
-        _get_per_token_logps_and_entropies=lambda *a, **k: (logps, torch.zeros_like(logps), None),
-        model=SimpleNamespace(training=True),
-        accelerator=SimpleNamespace(gather=lambda x: x, reduce=lambda x, reduction: x, num_processes=1, device="cpu"),
-        args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
-        beta=0.0,
-        epsilon_low=config.epsilon,
-        epsilon_high=config.epsilon if config.epsilon_high is None else config.epsilon_high,
-        loss_type=config.loss_type,
-        importance_sampling_level=config.importance_sampling_level,
-        max_completion_length=config.max_completion_length,
-        current_gradient_accumulation_steps=1,
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
-        use_vllm=False,
-        aux_loss_enabled=False,
-        _entropy_bonus_enabled=False,
-        _metrics={"train": defaultdict(list), "eval": defaultdict(list)},
-    )
-    prompt = torch.ones(len(logps), 2, dtype=torch.long)
-    inputs = {
-        "prompt_ids": prompt,
-        "prompt_mask": prompt,
-        "completion_ids": torch.ones_like(mask),
-        "completion_mask": mask,
-        "advantages": advantages,
-        "old_per_token_logps": old,
-        "ref_per_token_logps": None,
-        "num_items_in_batch": mask.sum(),
-    }
-    loss: Tensor = trainer._compute_loss(trainer.model, inputs)
-    return loss
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "dr_grpo", "dapo", "gspo"])

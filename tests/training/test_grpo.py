@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
+from onelayer.config.update import StepConfig
 from onelayer.training.algorithms.grpo import clipped_loss, group_advantages, k3_kl, token_weights
+from tests.support.trl_loss import trl_loss
 
 
 def test_group_advantages_by_hand() -> None:
@@ -88,49 +89,6 @@ def test_token_weights_by_hand() -> None:
         group_advantages(torch.zeros(1, 2), "everything")
 
 
-def trl_loss(
-    logps: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, mask: Tensor, loss_type: str, beta: float
-) -> Tensor:
-    """TRL's own ``GRPOTrainer._compute_loss`` on given log-probabilities."""
-    trl = pytest.importorskip("trl.trainer.grpo_trainer")
-    from collections import defaultdict
-    from types import SimpleNamespace
-
-    trainer = object.__new__(trl.GRPOTrainer)
-    trainer.__dict__.update(
-        _get_per_token_logps_and_entropies=lambda *a, **k: (logps, torch.zeros_like(logps), None),
-        model=SimpleNamespace(training=True),
-        accelerator=SimpleNamespace(gather=lambda x: x, reduce=lambda x, reduction: x, num_processes=1, device="cpu"),
-        args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
-        beta=beta,
-        epsilon_low=0.2,
-        epsilon_high=0.2,
-        loss_type=loss_type,
-        importance_sampling_level="token",
-        max_completion_length=12,
-        current_gradient_accumulation_steps=1,
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
-        use_vllm=False,
-        aux_loss_enabled=False,
-        _entropy_bonus_enabled=False,
-        _metrics={"train": defaultdict(list), "eval": defaultdict(list)},
-    )
-    prompt = torch.ones(len(logps), 2, dtype=torch.long)
-    inputs = {
-        "prompt_ids": prompt,
-        "prompt_mask": prompt,
-        "completion_ids": torch.ones_like(mask),
-        "completion_mask": mask,
-        "advantages": advantages,
-        "old_per_token_logps": old,
-        "ref_per_token_logps": reference,
-        "num_items_in_batch": mask.sum(),
-    }
-    loss: Tensor = trainer._compute_loss(trainer.model, inputs)
-    return loss
-
-
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo"])
 @pytest.mark.parametrize("beta", [0.0, 0.04])
 def test_loss_and_gradient_equal_those_of_trl(loss_type: str, beta: float) -> None:
@@ -143,7 +101,8 @@ def test_loss_and_gradient_equal_those_of_trl(loss_type: str, beta: float) -> No
         ours, theirs = (logps.clone().requires_grad_(True) for _ in range(2))
         token_loss = clipped_loss(ours, old, advantages).loss + beta * k3_kl(ours, reference)
         loss = (token_loss * token_weights(mask, loss_type, 12)).sum()
-        expected = trl_loss(theirs, old, reference, advantages, mask, loss_type, beta)
+        config = StepConfig(loss_type=loss_type, beta=beta, max_completion_length=12)
+        expected = trl_loss(theirs, old, advantages, mask, config, reference)
         assert torch.allclose(loss, expected, rtol=1e-6)
         loss.backward()
         expected.backward()
