@@ -11,7 +11,6 @@ import yaml
 from rich.console import Console
 
 from onelayer.config.configs import BenchmarkConfig
-from onelayer.config.sources import read_yaml
 from onelayer.errors import UserError
 from onelayer.evaluation.evaluate_model import evaluate_model
 from onelayer.evaluation.results import SCORES
@@ -21,6 +20,7 @@ from onelayer.models.base import BaseModel
 from onelayer.report import terminal
 from onelayer.report.judge_scan import judge_scan
 from onelayer.runs.inputs import load_model
+from onelayer.runs.run_folder import read_settings
 from onelayer.storage.arm_names import BASE, FULL, in_order
 from onelayer.storage.arm_record import ARM, ArmRecord, records_of
 from onelayer.storage.files import (
@@ -44,9 +44,9 @@ def evaluate_scan(config: BenchmarkConfig, output: Path, console: Console) -> Pr
     assert config.scan is not None
     scan = Path(config.scan)
     manifest = Manifest.read(scan)
-    settings = read_yaml(scan / "config.yaml")
+    settings = read_settings(scan)
     arms = _finished_arms(scan)
-    base = load_model(config.model_copy(update={"model": config.model or settings.get("model")}))
+    base = load_model(config.model_copy(update={"model": config.model or settings["model"]}))
     if base.hash != manifest.base_hash:
         raise UserError(f"the scan '{scan}' was made on another base than '{base.name}': their tensors differ")
     require_free(output, resume=config.resume)

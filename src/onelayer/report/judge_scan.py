@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from onelayer.arms.plan import parse_plan
-from onelayer.config.sources import read_yaml
 from onelayer.errors import UserError
 from onelayer.judging.compare import FEWEST, correlate
 from onelayer.judging.contribution import Contribution, additivity, analyse
@@ -17,6 +16,7 @@ from onelayer.judging.measured import UNJUDGED, read_measured
 from onelayer.judging.profile import Profile, build_profile, ranking_of_profile
 from onelayer.judging.recommend import Candidate, recommend
 from onelayer.report.page import ReportFiles, write_report
+from onelayer.runs.run_folder import read_settings
 from onelayer.storage.arm_names import BASE, FULL
 from onelayer.storage.arm_record import ARM, ArmRecord, records_of
 from onelayer.storage.manifest import Manifest
@@ -33,7 +33,7 @@ def judge_scan(folder: Path) -> tuple[Profile, ReportFiles]:
         UserError: the folder holds no finished scan, or files in it are damaged.
     """
     manifest = Manifest.read(folder)
-    config = read_yaml(folder / "config.yaml")
+    config = read_settings(folder)
     measured = read_measured(folder, manifest.categories)
     records = _by_arm(folder)
     engines = _engines(folder, records, mixed=bool(config.get("mix_engines")))
@@ -65,7 +65,7 @@ def judge_scan(folder: Path) -> tuple[Profile, ReportFiles]:
         contribution,
         measured,
         model=config["model"],
-        task=config["task"] or config["dataset"],
+        task=config.get("task") or config["dataset"],
         algorithm=config["algorithm"],
         versions=manifest.versions,
         recommended=recommended,
@@ -74,7 +74,7 @@ def judge_scan(folder: Path) -> tuple[Profile, ReportFiles]:
         pairs=tuple(additive),
         engines=engines,
         partial=len(measured.layers) < num_layers,
-        search=config.get("search", "none"),
+        search=config["search"],
         dropped={name: r[0].dropped_at for name, r in records.items() if r[0].kind == "dropped"},
         predictors=_predictors(contribution, records),
         stopped={name: r.stopped for name, seeds in records.items() for r in seeds if r.stopped},

@@ -9,12 +9,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from onelayer.arms.delta_files import DELTA
 from onelayer.arms.spec import ArmSpec
 from onelayer.config.configs import TrainConfig
+from onelayer.config.sources import read_yaml
 from onelayer.errors import UserError
 from onelayer.models.base import BaseModel
 from onelayer.runs.checkpoints import Checkpoints
@@ -39,6 +41,24 @@ from onelayer.training.loop import Record
 from onelayer.training.out_of_memory import Place, with_cuts
 
 KEPT_BY_CHECKSUM = (DELTA, "scores.parquet")
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The options that a scan ran with, from its ``config.yaml``.
+
+    Raises:
+        UserError: the file is missing or damaged, or does not say what a profile has to.
+    """
+    path = folder / "config.yaml"
+    settings = read_yaml(path)
+    data = "dataset" if settings.get("task") is None else "task"
+    for key in ("model", "algorithm", data):
+        if not isinstance(settings.get(key), str):
+            raise UserError(f"{path} does not say the {key} of the scan; restore it")
+    for key, default in (("search", "none"), ("engine", "local")):
+        if not isinstance(settings.setdefault(key, default), str):
+            raise UserError(f"{path} has a '{key}' that is no word; restore it")
+    return settings
 
 
 @dataclass
