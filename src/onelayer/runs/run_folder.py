@@ -55,9 +55,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     for key in ("model", "algorithm", data):
         if not isinstance(settings.get(key), str):
             raise UserError(f"{path} does not say the {key} of the scan; restore it")
-    for key, default in (("search", "none"), ("engine", "local")):
-        if not isinstance(settings.setdefault(key, default), str):
-            raise UserError(f"{path} has a '{key}' that is no word; restore it")
+    if not isinstance(settings.setdefault("search", "none"), str):
+        raise UserError(f"{path} has a 'search' that is no word; restore it")
     return settings
 
 
